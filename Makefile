@@ -1,0 +1,49 @@
+# hatoba: `make` lists what there is.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint format check big clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.tests ## make .venv with everything hatoba and its tests need
+
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+$(VENV)/.serve: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "hatoba needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.serve requirements-dev.txt
+	$(PIP) --requirement requirements-dev.txt
+	@touch $@
+
+serve: $(VENV)/.serve ## run the registry on 127.0.0.1:5000 with its data in ./hatoba-data
+	@exec $(BIN)/hatoba serve $(ARGS)
+
+test: $(VENV)/.tests ## run all tests this machine can; REQUIRE_ALL=1 makes a skip a failure
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.tests ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.tests ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint test ## what CI runs
+
+big: $(VENV)/.tests ## push and pull a 5 GiB blob, with memory figures (minutes, 15 GiB of disk)
+	$(BIN)/python tests/e2e/big.py $(ARGS)
+
+clean: ## remove .venv and caches; never data
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist

@@ -1,0 +1,134 @@
+"""The decision a request: who is asking, by the Authorization header, and may they do it.
+
+Owns the Basic scheme's header and challenge. Whether a password is right is `htpasswd`'s business; which action a
+route needs is `web`'s. Raw credentials are never kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, Protocol
+
+from hatoba.auth.htpasswd import Htpasswd, readable
+from hatoba.errors import Unauthorized
+
+Action = Literal["pull", "push", "delete", "catalog", "ping"]
+
+
+class Miss(Enum):
+    """The answer of `Access.cached` that is neither a name nor nobody: ask `authorize`."""
+
+    MISS = "miss"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who is asking; `name` is None for anybody."""
+
+    name: str | None = None
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether nobody knows who it is."""
+        return self.name is None
+
+
+class Access(Protocol):
+    """Decides about requests; one for each worker."""
+
+    async def authorize(self, authorization: str | None, action: str, repository: str | None) -> str | None:
+        """The name of the user whom this Authorization header lets do `action`; None is anonymous.
+
+        `action` is an `Action`; `repository` is None for what concerns none. Raises Unauthorized, carrying the
+        challenge, or Denied, and nothing else for whatever the header holds.
+        """
+
+    def cached(self, authorization: str | None) -> str | Miss | None:
+        """The answer of `authorize` when it is known already and right for every action; never waits, never raises."""
+
+
+class Anonymous:
+    """`auth: none`: everybody may do everything and nobody is looked at."""
+
+    async def authorize(self, authorization: str | None, action: str, repository: str | None) -> str | None:  # noqa: ARG002
+        """See `Access.authorize`."""
+        return None
+
+    def cached(self, authorization: str | None) -> str | Miss | None:  # noqa: ARG002
+        """See `Access.cached`."""
+        return None
+
+
+class BasicAccess:
+    """`auth: htpasswd`: whoever has a password may do everything.
+
+    Docker sends the same header with every request, so the headers last found right are kept, by a keyed hash, each
+    pointing at what `htpasswd` has verified: it counts only as long as that does.
+    """
+
+    def __init__(self, htpasswd: Htpasswd, realm: str, *, keep_most: int = 1024) -> None:
+        self._htpasswd = htpasswd
+        self._challenge = (("WWW-Authenticate", f'Basic realm="{_quoted(realm)}"'),)
+        self._keep_most = keep_most
+        self._secret = secrets.token_bytes(32)
+        self._headers: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()  # user, key of the credentials
+
+    async def authorize(self, authorization: str | None, action: str, repository: str | None) -> str:  # noqa: ARG002
+        """See `Access.authorize`."""
+        known = self.cached(authorization)
+        if known is not Miss.MISS:
+            return known
+        credentials = _credentials(authorization or "")
+        if authorization is None or credentials is None or not await self._htpasswd.verify(*credentials):
+            raise Unauthorized(headers=self._challenge)
+        self._keep(authorization, credentials[0], self._htpasswd.key_of(*credentials))
+        return credentials[0]
+
+    def cached(self, authorization: str | None) -> str | Miss:
+        """See `Access.cached`."""
+        if authorization is None:
+            return Miss.MISS
+        header = self._header(authorization)
+        known = self._headers.get(header)
+        if known is None:
+            return Miss.MISS
+        user, key = known
+        if not self._htpasswd.is_verified(key):
+            del self._headers[header]
+            return Miss.MISS
+        self._headers.move_to_end(header)
+        return user
+
+    def _keep(self, authorization: str, user: str, key: bytes) -> None:
+        header = self._header(authorization)
+        self._headers[header] = (user, key)
+        self._headers.move_to_end(header)
+        if len(self._headers) > self._keep_most:
+            self._headers.popitem(last=False)
+
+    def _header(self, authorization: str) -> bytes:
+        return hmac.digest(self._secret, authorization.encode("utf-8", "surrogatepass"), "sha256")
+
+
+def _credentials(authorization: str) -> tuple[str, str] | None:
+    """User and password of a Basic header (RFC 7617); None when it is anything else."""
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        content = base64.b64decode(token.strip(" "), validate=True)
+    except ValueError:
+        return None
+    user, colon, password = readable(content).partition(":")
+    return (user, password) if colon else None
+
+
+def _quoted(realm: str) -> str:
+    """The inside of a quoted-string. What a header cannot carry becomes "?": a realm is only shown to people."""
+    plain = "".join(character if " " <= character <= "~" else "?" for character in realm)
+    return plain.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,119 @@
+"""What hatoba asks of a place that keeps bytes: the `BlobDriver` protocol and its contract in words.
+
+`testing.driver_contract` is the same contract as tests. Keys are relative paths with `/`, made by `layout` alone.
+
+A key's bytes change in three ways only. `publish` moves a finished upload or staged file onto it, as one step;
+`write_link` replaces a small file, as one step; `remove` ends it. A reader that is open keeps the bytes it opened.
+What is durable is said at each method: a *durable* change survives power loss when the call returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+
+class KeyMissing(Exception):
+    """Nothing lies at the key. Never leaves the registry package."""
+
+
+class KeyBusy(Exception):
+    """Another request, of this or of another process, is writing or closing the upload at the key."""
+
+
+class OutOfSpace(Exception):
+    """The disk or quota is full."""
+
+
+class BlobReader(Protocol):
+    """An open blob. `size` in bytes, as of opening."""
+
+    size: int
+
+    def fileno(self) -> int | None:
+        """The descriptor of a local file, for zero-copy sending; None where there is none."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes at `offset`; fewer only at the end. Positional: readers share no state."""
+
+    def close(self) -> None:
+        """Free it; may be called twice."""
+
+
+class BlobWriter(Protocol):
+    """Exclusive use of one upload's bytes, from `BlobDriver.append` until the context ends."""
+
+    async def truncate(self, size: int) -> None:
+        """Cut back to `size` bytes: what lies beyond was never acknowledged. KeyMissing if there are fewer."""
+
+    async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+        """Put `chunks` one after the other at `offset`. After any error the upload is lost for good."""
+
+    async def sync(self) -> None:
+        """Make everything written durable."""
+
+    async def seal(self) -> int:
+        """End writing for good: read-only from here, no writable descriptor left. Returns the size in bytes."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Read back, to hash what another process wrote."""
+
+
+class BlobDriver(Protocol):
+    """A place for bytes. `stat`, `open` and `publish` finish without suspending on local drivers."""
+
+    async def stat(self, key: str) -> int | None:
+        """The size at `key` in bytes, None when nothing (or no file) is there."""
+
+    async def open(self, key: str) -> BlobReader:
+        """Open for reading; raises KeyMissing, or Unavailable when out of descriptors or the disk fails."""
+
+    async def read(self, key: str, limit: int) -> bytes:
+        """The whole content of a small file; raises KeyMissing. Over `limit` bytes it is cut there."""
+
+    async def create(self, key: str) -> None:
+        """Begin an empty upload at `key`, parents included. Not durable: an upload of nothing is nothing."""
+
+    def append(self, key: str) -> AbstractAsyncContextManager[BlobWriter]:
+        """Take the upload at `key` exclusively, over all processes; raises KeyMissing, KeyBusy at once."""
+
+    async def stage(self, content: bytes) -> str:
+        """Keep `content` durably under a new temporary key, which is returned, ready to `publish`."""
+
+    async def prepare(self, key: str) -> None:
+        """Make the folders that `publish` needs, durably."""
+
+    async def publish(self, source: str, key: str) -> None:
+        """Move `source` onto `key` as one durable step, replacing what is there. Runs inside a write transaction."""
+
+    async def remove(self, key: str) -> None:
+        """End the key; nothing happens when it is not there. Empty parents of uploads go too. Not durable."""
+
+    async def write_link(self, key: str, content: bytes) -> None:
+        """Replace the small file at `key` as one step, parents included. Not durable before `sync_links`."""
+
+    async def make_folder(self, key: str) -> None:
+        """Make a folder (nothing on a store without folders). Not durable before `sync_links`."""
+
+    async def remove_tree(self, key: str) -> None:
+        """End every key under the folder `key`. Not durable before `sync_links`."""
+
+    async def sync_links(self, keys: Sequence[str]) -> None:
+        """Make earlier `write_link`, `make_folder`, `remove` and `remove_tree` of these keys durable."""
+
+    def walk(self, prefix: str) -> AsyncIterator[str]:
+        """All keys under `prefix` in no order; never looks into hatoba's own folder."""
+
+    async def stale(self, seconds: float) -> int:
+        """Remove temporary files older than `seconds`, left by a crash; how many went."""
+
+    def close(self) -> None:
+        """Stop the driver's threads; everything handed out is closed by then."""
+
+
+def ancestors(key: str) -> Iterator[str]:
+    """The folders above `key`, nearest first, without the root."""
+    while "/" in key:
+        key = key.rpartition("/")[0]
+        yield key

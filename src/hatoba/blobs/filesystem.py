@@ -1,0 +1,472 @@
+"""The driver for a folder on a local disk, in distribution's layout: `BlobDriver` on POSIX calls.
+
+Owns descriptors, fsync order and the flock on uploads. Its temporary files lie in `<root>/hatoba/tmp`, where Docker's
+registry never looks, so that no unfinished file is ever seen in the shared tree. It never opens anything else there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from hatoba.blobs.driver import BlobReader, BlobWriter, KeyBusy, KeyMissing, OutOfSpace, ancestors
+from hatoba.cancellation import outlast
+from hatoba.errors import Unavailable
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+OWN_FOLDER = "hatoba"
+_THREADS = 16
+_IOV_MAX = 512  # Linux takes 1,024 pieces in one pwritev; half of it is as fast
+_WRITE_BACK_BYTES = 64 * 1024 * 1024  # start the disk early: a final fdatasync of gigabytes would stall the answer
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_READ_ONLY = 0o444
+_WRITABLE = 0o644
+
+
+class Filesystem:
+    """`BlobDriver` on the folder `root`; opening it makes only hatoba's own folder for temporary files."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._temporary = root / OWN_FOLDER / "tmp"
+        self._temporary.mkdir(parents=True, exist_ok=True)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="hatoba-disk")
+        self._durable: set[str] = set()
+
+    async def stat(self, key: str) -> int | None:
+        """See `BlobDriver.stat`."""
+        try:
+            found = os.stat(self._path(key))
+        except OSError as error:
+            if error.errno in _MISSING:
+                return None
+            raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    async def open(self, key: str) -> BlobReader:
+        """See `BlobDriver.open`."""
+        descriptor = _open_for_reading(self._path(key))
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(descriptor)
+            raise KeyMissing(key)
+        return _FileReader(descriptor, found.st_size, self._pool)
+
+    async def read(self, key: str, limit: int) -> bytes:
+        """See `BlobDriver.read`."""
+        return await self._run(_read_file, self._path(key), limit)
+
+    async def create(self, key: str) -> None:
+        """See `BlobDriver.create`."""
+        await self._run(_create, self._path(key))
+
+    @contextlib.asynccontextmanager
+    async def append(self, key: str) -> AsyncIterator[BlobWriter]:
+        """See `BlobDriver.append`."""
+        writer = _FileWriter(self._path(key), self._pool)
+        try:
+            await self._run(writer.lock)
+            yield writer
+        finally:
+            await self._run(writer.close)
+
+    async def stage(self, content: bytes) -> str:
+        """See `BlobDriver.stage`."""
+        name = uuid.uuid4().hex
+        await self._run(_write_durably, str(self._temporary / name), content)
+        return f"{OWN_FOLDER}/tmp/{name}"  # noqa: S108  a folder of ours, not the system's
+
+    async def prepare(self, key: str) -> None:
+        """See `BlobDriver.prepare`."""
+        await self._run(self._make_folders_durably, key)
+
+    async def publish(self, source: str, key: str) -> None:
+        """See `BlobDriver.publish`."""
+        target = self._path(key)
+        with _translated():
+            os.rename(self._path(source), target)
+            _fsync_folder(os.path.dirname(target))
+
+    async def remove(self, key: str) -> None:
+        """See `BlobDriver.remove`."""
+        await self._run(_remove, self._path(key))
+
+    async def write_link(self, key: str, content: bytes) -> None:
+        """See `BlobDriver.write_link`."""
+        await self._run(self._write_link, key, content)
+
+    async def make_folder(self, key: str) -> None:
+        """See `BlobDriver.make_folder`."""
+        await self._run(lambda: os.makedirs(self._path(key), exist_ok=True))
+
+    async def remove_tree(self, key: str) -> None:
+        """See `BlobDriver.remove_tree`."""
+        await self._run(_remove_tree, self._path(key))
+
+    async def sync_links(self, keys: Sequence[str]) -> None:
+        """See `BlobDriver.sync_links`."""
+        await self._run(self._sync_links, tuple(keys))
+
+    async def walk(self, prefix: str) -> AsyncIterator[str]:
+        """See `BlobDriver.walk`."""
+        pending = [prefix.strip("/")]
+        while pending:
+            folder = pending.pop()
+            for name, is_folder in await self._run(_entries, self._path(folder)):
+                key = f"{folder}/{name}" if folder else name
+                if not is_folder:
+                    yield key
+                elif key != OWN_FOLDER:
+                    pending.append(key)
+
+    async def stale(self, seconds: float) -> int:
+        """See `BlobDriver.stale`."""
+        return await self._run(_remove_older, str(self._temporary), time.time() - seconds)
+
+    def close(self) -> None:
+        """See `BlobDriver.close`."""
+        self._pool.shutdown(wait=True)
+
+    async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await in_thread(self._pool, function, *args, **kwargs)
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    def _make_folders_durably(self, key: str) -> None:
+        """Make the folders above `key` and fsync each one's parent: a folder is durable when its parent is.
+
+        The blob's own folder is always fsynced into its parent, even if it was there: the push that made it may not
+        have come to its fsync yet. Folders above it are never removed, so one fsync a process is enough.
+        """
+        folders = list(ancestors(key))
+        with _translated():
+            os.makedirs(self._path(folders[0]), exist_ok=True)
+            for position, folder in enumerate(folders):
+                if position and folder in self._durable:
+                    continue
+                _fsync_folder(os.path.dirname(self._path(folder)))
+                if position:
+                    self._durable.add(folder)
+
+    def _write_link(self, key: str, content: bytes) -> None:
+        path = self._path(key)
+        temporary = str(self._temporary / uuid.uuid4().hex)
+        with _translated():
+            try:
+                with open(temporary, "xb") as file:
+                    file.write(content)
+                for _ in range(3):  # Docker's registry beside us may remove an empty folder in between
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(temporary, path)
+                        return
+                raise Unavailable("a folder of the repository's tree goes away as soon as it is made")
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
+
+    def _sync_links(self, keys: tuple[str, ...]) -> None:
+        folders: set[str] = set()
+        with _translated():
+            for key in keys:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    _fsync_path(self._path(key))
+                folders.update(ancestors(key))
+            for folder in sorted(folders, key=len, reverse=True):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    _fsync_folder(self._path(folder))
+
+
+class _FileReader:
+    """One descriptor; the reads are positional, so a request may have several under way."""
+
+    def __init__(self, descriptor: int, size: int, pool: ThreadPoolExecutor) -> None:
+        self.size = size
+        self._descriptor: int | None = descriptor
+        self._pool = pool
+
+    def fileno(self) -> int | None:
+        return self._descriptor
+
+    async def read(self, offset: int, length: int) -> bytes:
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise ValueError("the reader is closed")
+        return await in_thread(self._pool, _pread, descriptor, length, offset)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class _FileWriter:
+    """The lock (a read-only descriptor) and, while writing, a writable one; both closed on the pool after the last use.
+
+    The lock outlives the writable descriptor: the file is renamed onto the blob's key while nobody can write to it
+    and nobody else can take it.
+    """
+
+    def __init__(self, path: str, pool: ThreadPoolExecutor) -> None:
+        self._path = path
+        self._pool = pool
+        self._lock: int | None = None
+        self._file: int | None = None
+        self._written_back = 0
+        self._early: asyncio.Future[None] | None = None
+
+    def lock(self) -> None:
+        """Take the flock; raises KeyMissing, KeyBusy. A file renamed or removed meanwhile counts as missing."""
+        descriptor = _open_for_reading(self._path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            there = os.stat(self._path)
+            ours = os.fstat(descriptor)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise KeyBusy(self._path) from None
+        except FileNotFoundError:
+            os.close(descriptor)
+            raise KeyMissing(self._path) from None
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            os.close(descriptor)
+            raise KeyMissing(self._path)
+        self._lock = descriptor
+
+    async def truncate(self, size: int) -> None:
+        await in_thread(self._pool, self._truncate, size)
+        self._written_back = size
+
+    async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+        await in_thread(self._pool, self._pwrite, offset, chunks)
+        if offset - self._written_back >= _WRITE_BACK_BYTES and (self._early is None or self._early.done()):
+            await self._check_early()
+            self._written_back = offset
+            self._early = asyncio.ensure_future(in_thread(self._pool, self._fdatasync))
+
+    async def sync(self) -> None:
+        await self._check_early()
+        await in_thread(self._pool, self._fdatasync)
+
+    async def seal(self) -> int:
+        await self._check_early()
+        return await in_thread(self._pool, self._seal)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        return await in_thread(self._pool, _pread, self._locked(), length, offset)
+
+    def close(self) -> None:
+        """Close both descriptors; runs on the pool when every write has ended."""
+        file, self._file = self._file, None
+        lock, self._lock = self._lock, None
+        for descriptor in (file, lock):
+            if descriptor is not None:
+                os.close(descriptor)
+
+    async def _check_early(self) -> None:
+        # The kernel reports a failed write-back once, maybe to this call: its error must not be lost.
+        early, self._early = self._early, None
+        if early is not None:
+            await early
+
+    def _locked(self) -> int:
+        if self._lock is None:
+            raise ValueError("the upload is not locked")
+        return self._lock
+
+    def _writable(self) -> int:
+        if self._file is None:
+            with _translated():
+                # A closing request that failed after `seal` left the file read-only; this one goes on with it.
+                os.fchmod(self._locked(), _WRITABLE)
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        return self._file
+
+    def _truncate(self, size: int) -> None:
+        found = os.fstat(self._locked()).st_size
+        if found < size:
+            raise KeyMissing(self._path)
+        if found > size:
+            with _translated():
+                os.ftruncate(self._writable(), size)
+
+    def _pwrite(self, offset: int, chunks: Sequence[bytes]) -> None:
+        descriptor = self._writable()
+        with _translated():
+            for start in range(0, len(chunks), _IOV_MAX):
+                batch = chunks[start : start + _IOV_MAX]
+                length = sum(map(len, batch))
+                written = os.pwritev(descriptor, batch, offset)
+                if written < length:
+                    _pwrite_all(descriptor, b"".join(batch)[written:], offset + written)
+                offset += length
+
+    def _fdatasync(self) -> None:
+        if self._file is not None:
+            with _translated():
+                os.fdatasync(self._file)
+
+    def _seal(self) -> int:
+        lock = self._locked()
+        with _translated():
+            os.fchmod(lock, _READ_ONLY)
+            if self._file is not None:
+                os.fsync(self._file)
+                os.close(self._file)
+                self._file = None
+            else:
+                os.fsync(lock)
+        return os.fstat(lock).st_size
+
+
+async def in_thread(pool: ThreadPoolExecutor, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Run `function` on `pool`; a cancelled caller waits for its end first.
+
+    Otherwise a descriptor would be closed, and its number reused, while the thread still writes to it: bytes of one
+    upload landed in another file that way in a trial.
+    """
+    future = asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await outlast(future)
+        raise
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno in _MISSING:
+            raise KeyMissing(error.filename) from error
+        if error.errno in _FULL:
+            raise OutOfSpace(os.strerror(error.errno or 0)) from error
+        raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
+
+
+def _open_for_reading(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _MISSING:
+            raise KeyMissing(path) from None
+        raise Unavailable(f"a file cannot be opened: {os.strerror(error.errno or 0)}") from error
+
+
+def _pread(descriptor: int, length: int, offset: int) -> bytes:
+    try:
+        return os.pread(descriptor, length, offset)
+    except OSError as error:
+        raise Unavailable(f"a file cannot be read: {os.strerror(error.errno or 0)}") from error
+
+
+def _pwrite_all(descriptor: int, content: bytes, offset: int) -> None:
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _read_file(path: str, limit: int) -> bytes:
+    descriptor = _open_for_reading(path)
+    try:
+        return _pread(descriptor, limit, 0)
+    except IsADirectoryError:
+        raise KeyMissing(path) from None
+    finally:
+        os.close(descriptor)
+
+
+def _create(path: str) -> None:
+    with _translated():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE))
+
+
+def _write_durably(path: str, content: bytes) -> None:
+    with _translated():
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE)
+            try:
+                _pwrite_all(descriptor, content, 0)
+                os.fchmod(descriptor, _READ_ONLY)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+
+
+def _fsync_path(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_folder(path: str) -> None:
+    descriptor = os.open(path or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(path)
+    folder = os.path.dirname(path)
+    if os.path.basename(os.path.dirname(folder)) == "_uploads":
+        with contextlib.suppress(OSError):  # not empty: startedat or hash states are still there
+            os.rmdir(folder)
+
+
+def _remove_tree(path: str) -> None:
+    for name, is_folder in _entries(path):
+        if is_folder:
+            _remove_tree(f"{path}/{name}")
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}/{name}")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.rmdir(path)
+
+
+def _entries(path: str) -> list[tuple[str, bool]]:
+    try:
+        with os.scandir(path) as found:
+            return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _remove_older(folder: str, cutoff: float) -> int:
+    removed = 0
+    for name, is_folder in _entries(folder):
+        path = f"{folder}/{name}"
+        with contextlib.suppress(FileNotFoundError):
+            if not is_folder and os.stat(path).st_mtime < cutoff:
+                os.unlink(path)
+                removed += 1
+    return removed

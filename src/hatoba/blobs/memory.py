@@ -1,0 +1,157 @@
+"""The driver that keeps bytes in this process: `storage: inmemory`, and a quick second implementation for the tests.
+
+One worker only, gone when it ends. Same contract as a disk, so nothing above can tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+
+from hatoba.blobs.driver import BlobReader, BlobWriter, KeyBusy, KeyMissing
+
+_STAGED = "hatoba/tmp/"
+
+
+class Memory:
+    """`BlobDriver` on a dict."""
+
+    def __init__(self) -> None:
+        self._content: dict[str, bytearray] = {}
+        self._staged_at: dict[str, float] = {}
+        self._busy: set[str] = set()
+
+    async def stat(self, key: str) -> int | None:
+        """See `BlobDriver.stat`."""
+        found = self._content.get(key)
+        return None if found is None else len(found)
+
+    async def open(self, key: str) -> BlobReader:
+        """See `BlobDriver.open`."""
+        return _MemoryReader(self._at(key))
+
+    async def read(self, key: str, limit: int) -> bytes:
+        """See `BlobDriver.read`."""
+        return bytes(self._at(key)[:limit])
+
+    async def create(self, key: str) -> None:
+        """See `BlobDriver.create`."""
+        if key in self._content:
+            raise FileExistsError(key)
+        self._content[key] = bytearray()
+
+    @contextlib.asynccontextmanager
+    async def append(self, key: str) -> AsyncIterator[BlobWriter]:
+        """See `BlobDriver.append`."""
+        content = self._at(key)
+        if key in self._busy:
+            raise KeyBusy(key)
+        self._busy.add(key)
+        try:
+            yield _MemoryWriter(key, content)
+        finally:
+            self._busy.discard(key)
+
+    async def stage(self, content: bytes) -> str:
+        """See `BlobDriver.stage`."""
+        key = f"{_STAGED}{uuid.uuid4().hex}"
+        self._content[key] = bytearray(content)
+        self._staged_at[key] = time.time()
+        return key
+
+    async def prepare(self, key: str) -> None:
+        """See `BlobDriver.prepare`."""
+
+    async def publish(self, source: str, key: str) -> None:
+        """See `BlobDriver.publish`."""
+        self._at(source)
+        self._content[key] = self._content.pop(source)
+        self._staged_at.pop(source, None)
+
+    async def remove(self, key: str) -> None:
+        """See `BlobDriver.remove`."""
+        self._content.pop(key, None)
+        self._staged_at.pop(key, None)
+
+    async def write_link(self, key: str, content: bytes) -> None:
+        """See `BlobDriver.write_link`."""
+        self._content[key] = bytearray(content)
+
+    async def make_folder(self, key: str) -> None:
+        """See `BlobDriver.make_folder`."""
+
+    async def remove_tree(self, key: str) -> None:
+        """See `BlobDriver.remove_tree`."""
+        for found in [name for name in self._content if name.startswith(f"{key}/")]:
+            del self._content[found]
+
+    async def sync_links(self, keys: Sequence[str]) -> None:
+        """See `BlobDriver.sync_links`."""
+
+    async def walk(self, prefix: str) -> AsyncIterator[str]:
+        """See `BlobDriver.walk`."""
+        inside = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        for key in list(self._content):
+            if key.startswith(inside) and not key.startswith("hatoba/"):
+                yield key
+
+    async def stale(self, seconds: float) -> int:
+        """See `BlobDriver.stale`."""
+        old = [key for key, at in self._staged_at.items() if at < time.time() - seconds]
+        for key in old:
+            await self.remove(key)
+        return len(old)
+
+    def close(self) -> None:
+        """See `BlobDriver.close`."""
+
+    def _at(self, key: str) -> bytearray:
+        try:
+            return self._content[key]
+        except KeyError:
+            raise KeyMissing(key) from None
+
+
+class _MemoryReader:
+    def __init__(self, content: bytearray) -> None:
+        self.size = len(content)
+        self._content = content
+
+    def fileno(self) -> int | None:
+        return None
+
+    async def read(self, offset: int, length: int) -> bytes:
+        return bytes(self._content[offset : offset + length])
+
+    def close(self) -> None:
+        pass
+
+
+class _MemoryWriter:
+    def __init__(self, key: str, content: bytearray) -> None:
+        self._key = key
+        self._content = content
+        self._sealed = False
+
+    async def truncate(self, size: int) -> None:
+        if len(self._content) < size:
+            raise KeyMissing(self._key)
+        del self._content[size:]
+
+    async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+        if self._sealed:
+            raise ValueError("the upload is sealed")
+        joined = b"".join(chunks)
+        self._content[offset : offset + len(joined)] = joined
+
+    async def sync(self) -> None:
+        pass
+
+    async def seal(self) -> int:
+        self._sealed = True
+        return len(self._content)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        return bytes(self._content[offset : offset + length])

@@ -1,0 +1,361 @@
+"""Every setting of hatoba: one pydantic section per section of `config.yml`, attribute names = YAML keys.
+
+Owns defaults and meanings (`values` has what a single value may be), and refuses what is known but not built:
+ignoring `auth.token` would open the registry to everybody. Other unknown keys are ignored, as Docker's registry does.
+Reads no file and no environment. Wrong values raise pydantic's ValidationError (`explain` makes it one line), refused
+keys ConfigError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from hatoba.config.values import (
+    VERSION,
+    Duration,
+    FilePath,
+    Headers,
+    ListenAddress,
+    LogLevel,
+    Network,
+    PathPrefix,
+    PositiveDuration,
+    Version,
+    WebAddress,
+    parse_address,
+    printable,
+    without_nulls,
+)
+from hatoba.errors import ConfigError
+
+
+def unsupported(key: str) -> ConfigError:
+    """The error for a feature of Docker's registry, or a name of nothing, that hatoba must not pass over."""
+    return ConfigError(f"{printable(key)} is not supported by this version of hatoba")
+
+
+class Section(BaseModel):
+    """One mapping of the document. A key without a value is a key not written, as in Docker's registry.
+
+    `unmodelled` names keys of Docker's registry that hatoba has no field for: the environment may write them, so
+    that they are refused or ignored exactly as in a file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    unmodelled: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: object) -> object:
+        return without_nulls(value)
+
+
+class AccessLogSettings(Section):
+    """`log.accesslog`."""
+
+    disabled: bool = Field(default=False, description="Write no line per request.")
+
+
+class LogSettings(Section):
+    """`log`."""
+
+    unmodelled = frozenset({"hooks", "reportcaller"})
+
+    level: LogLevel = Field(default="info", description="The least severe kind of message that is written.")
+    formatter: Literal["text", "json", "logstash"] = Field(default="text", description="The form of a log line.")
+    accesslog: AccessLogSettings = Field(default_factory=AccessLogSettings, description="The line per request.")
+    fields: dict[str, Any] = Field(default_factory=dict, description="Fields added to every log line.")
+
+
+class FilesystemSettings(Section):
+    """`storage.filesystem`."""
+
+    rootdirectory: FilePath = Field(
+        default=Path("/var/lib/registry"), description="The folder that holds everything the registry keeps."
+    )
+    maxthreads: int = Field(
+        default=100, description="Accepted from configurations of Docker's registry; hatoba sizes its threads itself."
+    )
+
+
+class InMemorySettings(Section):
+    """`storage.inmemory`: blobs live in the process and end with it."""
+
+
+class DeleteSettings(Section):
+    """`storage.delete`."""
+
+    enabled: bool | None = Field(
+        default=None, description="Whether clients may delete manifests and blobs; unset: decided at start."
+    )
+
+
+class UploadPurgingSettings(Section):
+    """`storage.maintenance.uploadpurging`."""
+
+    enabled: bool = Field(default=True, description="Remove uploads that nobody finished.")
+    age: Duration = Field(default=timedelta(hours=168), description="How old an unfinished upload must be.")
+    interval: PositiveDuration = Field(default=timedelta(hours=24), description="The time between two removals.")
+    dryrun: bool = Field(default=False, description="Log what would be removed and remove nothing.")
+
+
+class ReadonlySettings(Section):
+    """`storage.maintenance.readonly`."""
+
+    enabled: bool = Field(default=False, description="Refuse every push and delete.")
+
+
+class MaintenanceSettings(Section):
+    """`storage.maintenance`."""
+
+    uploadpurging: UploadPurgingSettings = Field(
+        default_factory=UploadPurgingSettings, description="Removal of unfinished uploads."
+    )
+    readonly: ReadonlySettings = Field(default_factory=ReadonlySettings, description="Read-only mode.")
+
+
+class StorageSettings(Section):
+    """`storage`: one driver and what applies to each of them."""
+
+    unmodelled = frozenset({"azure", "cache", "gcs", "oss", "redirect", "s3", "s3aws", "swift", "tag"})
+    _drivers: ClassVar[tuple[str, ...]] = ("filesystem", "inmemory")
+    # What Docker's registry knows beside drivers; any further key is a driver.
+    _ignored: ClassVar[frozenset[str]] = frozenset({"cache", "redirect", "tag"})
+
+    filesystem: FilesystemSettings | None = Field(
+        default=None, description="Keep blobs in a folder; the driver when none is named."
+    )
+    inmemory: InMemorySettings | None = Field(default=None, description="Keep blobs in memory, for trials and tests.")
+    delete: DeleteSettings = Field(default_factory=DeleteSettings, description="Deletion by clients.")
+    maintenance: MaintenanceSettings = Field(default_factory=MaintenanceSettings, description="Upkeep while serving.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_driver(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        for key in value:
+            if key not in cls.model_fields and key not in cls._ignored:
+                raise unsupported(f"storage.{key}")
+        named = [driver for driver in cls._drivers if value.get(driver) is not None]
+        if len(named) > 1:
+            raise ValueError(f"must name one driver, not {' and '.join(named)}")
+        return value if named else {**value, "filesystem": {}}
+
+    @property
+    def driver(self) -> Literal["filesystem", "inmemory"]:
+        """The driver that was chosen."""
+        return "filesystem" if self.inmemory is None else "inmemory"
+
+
+class NoneSettings(Section):
+    """`auth.none`: everybody may do everything."""
+
+
+class HtpasswdSettings(Section):
+    """`auth.htpasswd`."""
+
+    realm: str = Field(min_length=1, description="What a client shows when it asks for a password; required.")
+    path: FilePath = Field(description="The htpasswd file, bcrypt lines only; required.")
+
+
+class AuthSettings(Section):
+    """`auth`: at most one scheme."""
+
+    unmodelled = frozenset({"silly", "token"})
+
+    none: NoneSettings | None = Field(default=None, description="Let everybody do everything.")
+    htpasswd: HtpasswdSettings | None = Field(default=None, description="Users and passwords from a file.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_scheme(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        for key in value:
+            # Not only the schemes that Docker's registry has: a misspelt one must not leave the door open.
+            if key not in cls.model_fields:
+                raise unsupported(f"auth.{key}")
+        named = [scheme for scheme in cls.model_fields if value.get(scheme) is not None]
+        if len(named) > 1:
+            raise ValueError(f"must name one scheme, not {' and '.join(named)}")
+        return value
+
+    @property
+    def scheme(self) -> Literal["none", "htpasswd"]:
+        """The scheme in force; "none" when nothing was written."""
+        return "none" if self.htpasswd is None else "htpasswd"
+
+    @property
+    def configured(self) -> bool:
+        """Whether a scheme that asks for credentials was written."""
+        return self.htpasswd is not None
+
+
+class HTTPSettings(Section):
+    """`http`."""
+
+    unmodelled = frozenset({"debug", "h2c", "http2", "tls"})
+
+    addr: ListenAddress = Field(
+        default=":5000", description="host:port to listen on, or the path of a socket when net is unix."
+    )
+    net: Network = Field(default="tcp", description="The kind of socket.")
+    host: WebAddress = Field(
+        default="", description="The URL under which clients reach the registry; empty: taken from each request."
+    )
+    prefix: PathPrefix = Field(
+        default="", description="The path that goes before /v2/, kept with a slash at both ends."
+    )
+    secret: SecretStr = Field(
+        default=SecretStr(""), description="Signs upload URLs; processes that share uploads share it. Empty: made."
+    )
+    relativeurls: bool | None = Field(
+        default=None, description="Answer with a path instead of a URL in Location; unset: decided at start."
+    )
+    headers: Headers = Field(default_factory=dict, description="Headers added to every answer, each with its values.")
+    draintimeout: Duration = Field(
+        default=timedelta(seconds=8), description="How long requests may go on after the signal to stop."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_tls(cls, value: object) -> object:
+        tls = value.get("tls") if isinstance(value, Mapping) else None
+        if isinstance(tls, Mapping):
+            if tls.get("certificate"):
+                raise unsupported("http.tls.certificate")
+            encrypt = tls.get("letsencrypt")
+            if any(encrypt.values()) if isinstance(encrypt, Mapping) else encrypt:
+                raise unsupported("http.tls.letsencrypt")
+        elif tls is not None:
+            raise ConfigError("http.tls must be a mapping")
+        return value
+
+    @model_validator(mode="after")
+    def _addr_fits_net(self) -> HTTPSettings:
+        if ("/" in self.addr) != (self.net == "unix"):
+            raise ValueError("must have the path of a socket as addr when net is unix, and host:port otherwise")
+        return self
+
+    @property
+    def listen(self) -> tuple[str, int]:
+        """Host ("" for every interface) and port; raises ConfigError when net is unix."""
+        if self.net == "unix":
+            raise ConfigError("http.addr is the path of a socket, as http.net is unix")
+        return parse_address(self.addr)
+
+    @property
+    def socket_path(self) -> Path | None:
+        """The socket to listen on when net is unix."""
+        return Path(self.addr) if self.net == "unix" else None
+
+
+class DatabaseSettings(Section):
+    """`hatoba.database`."""
+
+    path: FilePath | None = Field(
+        default=None, description="The metadata database; unset: hatoba/metadata.db beneath the root directory."
+    )
+
+
+class LimitSettings(Section):
+    """`hatoba.limits`."""
+
+    manifest: int = Field(default=4194304, ge=1, description="The largest manifest that is accepted, in bytes.")
+    stalltimeout: PositiveDuration = Field(
+        default=timedelta(seconds=60), description="How long a transfer may stand still before it is cut."
+    )
+    headertimeout: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="How long a client may take to send a request's headers."
+    )
+    uploads: int = Field(default=0, ge=0, description="How many uploads may be open at a time; 0: as many as wanted.")
+
+
+class HatobaSettings(Section):
+    """`hatoba`: what Docker's registry does not have."""
+
+    workers: int = Field(default=1, ge=1, description="The number of processes that serve.")
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings, description="Where metadata lives.")
+    limits: LimitSettings = Field(default_factory=LimitSettings, description="What a client may use up.")
+
+
+class Settings(Section):
+    """The whole document."""
+
+    unmodelled = frozenset(
+        {
+            "catalog",
+            "compatibility",
+            "health",
+            "loglevel",
+            "middleware",
+            "notifications",
+            "policy",
+            "proxy",
+            "redis",
+            "reporting",
+            "tags",
+            "validation",
+        }
+    )
+
+    version: Version = Field(default=VERSION, description="The version of the configuration format.")
+    log: LogSettings = Field(default_factory=LogSettings, description="Logging.")
+    storage: StorageSettings = Field(default_factory=StorageSettings, description="Where blobs are kept.")
+    auth: AuthSettings = Field(default_factory=AuthSettings, description="Who may use the registry.")
+    http: HTTPSettings = Field(default_factory=HTTPSettings, description="The HTTP server.")
+    hatoba: HatobaSettings = Field(default_factory=HatobaSettings, description="What is hatoba's own.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_whole(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        proxy = value.get("proxy")
+        if proxy is not None and not isinstance(proxy, Mapping):
+            raise ConfigError("proxy must be a mapping")
+        if proxy and proxy.get("remoteurl"):
+            raise unsupported("proxy.remoteurl")
+        # `loglevel` is the old spelling of `log.level`, which goes before it.
+        log = value.get("log") or {}
+        if value.get("loglevel") is not None and isinstance(log, Mapping) and log.get("level") is None:
+            return {**value, "log": {**log, "level": value["loglevel"]}}
+        return value
+
+
+_PHRASES = {
+    "missing": "is required",
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "list_type": "must be a list",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+}
+
+
+def explain(error: ValidationError, at: tuple[str, ...] | None = None) -> str:
+    """What is wrong, in one line with dotted keys; values are never repeated, they may be secret.
+
+    With `at`, only what is wrong with that key's own value: nothing that a key elsewhere could mend. May be empty.
+    """
+    findings = []
+    for found in error.errors(include_url=False, include_input=False):
+        if at is not None and (found["loc"][: len(at)] != at or found["type"] == "missing"):
+            continue
+        if found["type"] == "value_error":
+            phrase = str(found["ctx"]["error"])
+        else:
+            phrase = _PHRASES.get(found["type"]) or found["msg"].replace("Input should be", "must be")
+        key = ".".join(str(part) for part in found["loc"] if part != "[key]")
+        findings.append(f"{printable(key) or 'the configuration'} {phrase}")
+    return "; ".join(findings)

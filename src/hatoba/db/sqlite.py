@@ -1,0 +1,333 @@
+"""SQLite through apsw, as several processes share it safely; the only module that imports apsw.
+
+One reading connection on the loop thread, one writing connection on a writer thread, one for scans. Rules and
+reasons: docs/architecture.md, "SQLite". Nobody opens the database's files in any other way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import apsw
+
+from hatoba.cancellation import outlast
+from hatoba.db.engine import Reader, Row, Transaction, check_known, migrations, now, to_micros
+from hatoba.errors import InsufficientStorage, StartError, Unavailable
+from hatoba.oci.digest import Digest
+
+T = TypeVar("T")
+_OLDEST = "3.51.3"  # 3.7.0 to 3.51.2 can corrupt a WAL that several processes write
+_WAIT_SECONDS = 30.0
+_WAL_BYTES = 64 * 1024 * 1024
+_BUSY_MILLISECONDS = 30_000
+_SHARED_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse")
+_RETRY = (("Retry-After", "5"),)
+_SYNCHRONOUS = {"NORMAL": 1, "FULL": 2}
+
+
+class Sqlite:
+    """`Database` on the file `path`. `locks` is the folder of the write locks, shared by all processes."""
+
+    def __init__(self, path: Path, locks: Path, migrations_folder: str, synchronous: Literal["NORMAL", "FULL"]) -> None:
+        check_library()
+        check_filesystem(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        locks.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._folder = migrations_folder
+        self._synchronous: Literal["NORMAL", "FULL"] = synchronous
+        with _translated():
+            self._reader = self._connect(writing=False)
+        self._version = self._reader.cursor()
+        self._writer = _Writer(lambda: self._connect(writing=True), path, locks / f"write-{path.stem}")
+        self._scans = ThreadPoolExecutor(1, thread_name_prefix="hatoba-scan")
+        self._scan_connection: apsw.Connection | None = None
+
+    async def one(self, sql: str, **parameters: object) -> Row | None:
+        """See `Reader.one`."""
+        with _translated():
+            return _one(self._reader, sql, parameters)
+
+    async def all(self, sql: str, **parameters: object) -> list[Row]:
+        """See `Reader.all`."""
+        with _translated():
+            return _all(self._reader, sql, parameters)
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """See `Database.write`."""
+        return cast("T", await self._writer.submit(work))
+
+    async def scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:
+        """See `Database.scan`."""
+        return await asyncio.get_running_loop().run_in_executor(self._scans, self._scan, work)
+
+    def version(self) -> object:
+        """See `Database.version`: the connection's data_version, which its own kind of work, reading, never changes."""
+        with _translated():
+            return self._version.execute("PRAGMA data_version").fetchall()[0][0]
+
+    async def migrate(self) -> None:
+        """See `Database.migrate`. Each step is one transaction with its own entry: an interrupted one starts again."""
+        known = migrations(self._folder)
+        ours = installed_version("hatoba")
+        await self.write(_prepare)
+        applied = [
+            (int(r[0]), str(r[1])) for r in await self.all("SELECT number, hatoba FROM migrations ORDER BY number")
+        ]
+        check_known(applied, known, ours)
+        for step in known:
+
+            async def apply(transaction: Transaction, step: Any = step) -> None:
+                if await transaction.one("SELECT 1 FROM migrations WHERE number = :number", number=step.number):
+                    return
+                await transaction.run(step.sql)
+                await transaction.run(
+                    "INSERT INTO migrations (number, name, hatoba, applied_at) VALUES (:number, :name, :ours, :now)",
+                    number=step.number,
+                    name=step.name,
+                    ours=ours,
+                    now=now(),
+                )
+
+            await self.write(apply)
+
+    def close(self) -> None:
+        """See `Database.close`."""
+        self._writer.close()
+        self._scans.shutdown(wait=True)
+        if self._scan_connection is not None:
+            self._scan_connection.close()
+        self._version.close(True)
+        self._reader.close()
+
+    def _scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:
+        with _translated():
+            if self._scan_connection is None:
+                self._scan_connection = self._connect(writing=False)
+            connection = self._scan_connection
+            connection.execute("BEGIN")
+            try:
+                return _drive(work(_Session(connection)))
+            finally:
+                connection.execute("ROLLBACK")
+
+    def _connect(self, *, writing: bool) -> apsw.Connection:
+        connection = apsw.Connection(str(self._path))
+        try:
+            connection.set_busy_timeout(_BUSY_MILLISECONDS)
+            wanted = {"journal_mode": "wal", "synchronous": _SYNCHRONOUS[self._synchronous], "foreign_keys": 1}
+            if not writing:
+                wanted["query_only"] = 1
+            for name, value in wanted.items():
+                if connection.pragma(name) != value:
+                    connection.pragma(name, value)
+                if (found := connection.pragma(name)) != value:
+                    raise StartError(f"the database does not take PRAGMA {name} = {value}: it says {found}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+class _Session:
+    """`Transaction` on a connection; its coroutines never suspend."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    async def one(self, sql: str, **parameters: object) -> Row | None:
+        return _one(self._connection, sql, parameters)
+
+    async def all(self, sql: str, **parameters: object) -> list[Row]:
+        return _all(self._connection, sql, parameters)
+
+    async def run(self, sql: str, **parameters: object) -> int:
+        self._connection.execute(sql, _adapted(parameters)).fetchall()
+        return self._connection.changes()
+
+
+class _Job:
+    def __init__(self, work: Callable[[Transaction], Awaitable[Any]]) -> None:
+        self.work = work
+        self.result: Future[Any] = Future()
+
+
+class _Writer:
+    """The writer thread: flock, BEGIN IMMEDIATE, work, COMMIT, unlock, one job after the other.
+
+    The flock makes the writers of all processes wait in a queue in the kernel; SQLite's own busy handler polls, and let
+    one of eight writers through once in five seconds in a trial.
+    """
+
+    def __init__(self, connect: Callable[[], apsw.Connection], path: Path, lock: Path) -> None:
+        self._connect = connect
+        self._wal = f"{path}-wal"
+        self._lock = lock
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def submit(self, work: Callable[[Transaction], Awaitable[Any]]) -> Any:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._main, name=f"hatoba-{self._lock.name}", daemon=True)
+            self._thread.start()
+        job = _Job(work)
+        self._jobs.put(job)
+        waiting = asyncio.wrap_future(job.result)
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                return await asyncio.shield(waiting)
+        except (asyncio.CancelledError, TimeoutError) as stopped:
+            if job.result.cancel():
+                if isinstance(stopped, TimeoutError):
+                    raise Unavailable("the database is busy", headers=_RETRY) from None
+                raise
+            # The work has begun: what it protects (a locked upload, a staged file) must outlive it.
+            await outlast(waiting)
+            if isinstance(stopped, asyncio.CancelledError):
+                raise
+            return waiting.result()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _main(self) -> None:
+        connection: apsw.Connection | None = None
+        with self._lock.open("ab") as lock:
+            while (job := self._jobs.get()) is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    try:
+                        if not job.result.set_running_or_notify_cancel():
+                            continue
+                        with _translated():
+                            connection = connection or self._connect()
+                            result = self._transact(connection, job.work)
+                        job.result.set_result(result)
+                        self._checkpoint(connection)
+                    finally:
+                        fcntl.flock(lock, fcntl.LOCK_UN)
+                except BaseException as error:  # noqa: BLE001  the waiting request raises it
+                    if not job.result.done():
+                        job.result.set_exception(error)
+                del job
+            if connection is not None:
+                connection.close()
+
+    def _transact(self, connection: apsw.Connection, work: Callable[[Transaction], Awaitable[Any]]) -> Any:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = _drive(work(_Session(connection)))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return result
+
+    def _checkpoint(self, connection: apsw.Connection) -> None:
+        # stat, never open: an open and close in this process would drop SQLite's POSIX locks.
+        with contextlib.suppress(FileNotFoundError, apsw.BusyError):
+            if os.stat(self._wal).st_size > _WAL_BYTES:  # noqa: PTH116  on every commit
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+
+def check_library() -> None:
+    """Refuse a SQLite that can corrupt what several processes write."""
+    found = apsw.sqlite_lib_version()
+    if tuple(map(int, found.split("."))) < tuple(map(int, _OLDEST.split("."))):
+        raise StartError(
+            f"SQLite {found} can corrupt a database that several processes write: {_OLDEST} or newer is needed"
+        )
+
+
+def check_filesystem(path: Path, mounts: str = "/proc/self/mountinfo") -> None:
+    """Refuse a WAL on file systems that several machines share: their locks and shared memory do not hold."""
+    where = path.absolute().resolve()
+    best, kind = "", ""
+    with contextlib.suppress(OSError):
+        for line in Path(mounts).read_text("utf-8", "surrogateescape").splitlines():
+            fields, _, rest = line.partition(" - ")
+            mount = fields.split(" ")[4].encode().decode("unicode_escape")
+            if len(mount) >= len(best) and where.is_relative_to(mount):
+                best, kind = mount, rest.split(" ")[0]
+    if kind.partition(".")[0] in _SHARED_FILESYSTEMS:
+        raise StartError(
+            f"{path} lies on {kind} (mounted at {best}), where SQLite's locks do not hold: "
+            "put the database on a local disk with hatoba.database.path"
+        )
+
+
+async def _prepare(transaction: Transaction) -> None:
+    await transaction.run(
+        "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, "
+        "hatoba TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT"
+    )
+
+
+def _drive(work: Awaitable[T]) -> T:
+    """Run a coroutine that never suspends to its end, without a loop."""
+    coroutine = cast("Coroutine[Any, Any, T]", work)
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return cast("T", done.value)
+    coroutine.close()
+    raise RuntimeError("the work of a transaction may await nothing that suspends")
+
+
+def _adapt(value: object) -> Any:
+    if value is None or isinstance(value, str | bytes) or type(value) is int:
+        return value
+    if isinstance(value, Digest):
+        return str(value)
+    if isinstance(value, datetime):
+        return to_micros(value)
+    raise TypeError(f"{type(value).__name__} is no type of a database parameter")
+
+
+def _adapted(parameters: dict[str, object]) -> dict[str, Any]:
+    return {name: _adapt(value) for name, value in parameters.items()}
+
+
+def _all(connection: apsw.Connection, sql: str, parameters: dict[str, object]) -> list[Row]:
+    return connection.execute(sql, _adapted(parameters)).fetchall()
+
+
+def _one(connection: apsw.Connection, sql: str, parameters: dict[str, object]) -> Row | None:
+    # To the end, not to the first row: an open cursor would freeze data_version, and with it the caches.
+    rows = connection.execute(sql, _adapted(parameters)).fetchall()
+    return rows[0] if rows else None
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except apsw.FullError as error:
+        raise InsufficientStorage from error
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise Unavailable("the database is busy", headers=_RETRY) from error
+    except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.CorruptError, apsw.NotADBError) as error:
+        raise DatabaseFailed(str(error)) from error
+
+
+class DatabaseFailed(Unavailable):
+    """The database cannot be read or written; the client hears no more than that, the log has the reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("the registry's database fails", headers=_RETRY)
+        self.reason = reason

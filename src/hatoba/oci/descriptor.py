@@ -1,0 +1,74 @@
+"""Descriptors and media types (image-spec "Content Descriptors"): how a document names content by type, digest, size.
+
+Owns the media type constants. The models read clients' JSON, so unknown fields pass and are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+
+from hatoba.errors import DigestInvalid
+from hatoba.oci.digest import Digest
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
+MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX, DOCKER_LIST})
+# Layers that stay with their publisher (image-spec "Non-Distributable Layers"): never pushed, so never demanded.
+FOREIGN_LAYERS = frozenset(
+    {
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    }
+)
+
+
+def _digest(value: object) -> Digest:
+    if isinstance(value, Digest):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("a digest is a string")  # noqa: TRY004  pydantic collects ValueErrors
+    try:
+        return Digest.parse(value)
+    except DigestInvalid as error:
+        raise ValueError(error.message) from None
+
+
+WireDigest = Annotated[Digest, PlainValidator(_digest), PlainSerializer(str)]
+
+
+class Platform(BaseModel):
+    """The platform of an index's entry; only what listings show."""
+
+    model_config = ConfigDict(frozen=True)
+
+    architecture: str = ""
+    os: str = ""
+    variant: str | None = None
+
+
+class Descriptor(BaseModel):
+    """One reference to content."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    media_type: str = Field(alias="mediaType", default="", max_length=255)
+    digest: WireDigest
+    # 2**63 - 1 is what SQLite and PostgreSQL hold.
+    size: int = Field(ge=0, lt=2**63, strict=True)
+    urls: list[str] = Field(default_factory=list)
+    artifact_type: str | None = Field(alias="artifactType", default=None)
+    annotations: dict[str, str] | None = None
+    platform: Platform | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the content may live elsewhere and need not be in the registry."""
+        return self.media_type in FOREIGN_LAYERS

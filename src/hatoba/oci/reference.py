@@ -1,0 +1,63 @@
+"""The grammar of names and tags (distribution-spec section 3.1), in one place.
+
+`RepositoryName` and `Tag` are parsed once at the edge; inside hatoba a value of these types is always valid.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NewType
+
+from hatoba.errors import ManifestUnknown, NameInvalid, TagInvalid
+from hatoba.oci.digest import Digest, is_digest_like
+
+RepositoryName = NewType("RepositoryName", str)
+Tag = NewType("Tag", str)
+Reference = Digest | Tag
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*", re.ASCII)
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", re.ASCII)
+# Docker's registry and its clients cap a name at 255 characters.
+_LONGEST_NAME = 255
+# The fallback tag of the referrers API: spec main cuts the algorithm to 32 and the digest to 64 characters.
+_FALLBACK_ALGORITHM, _FALLBACK_ENCODED = 32, 64
+_FALLBACK = re.compile(r"(sha256-[0-9a-f]{64}|sha512-[0-9a-f]{64})", re.ASCII)
+
+
+def parse_name(text: str) -> RepositoryName:
+    """A repository name; raises NameInvalid."""
+    if len(text) > _LONGEST_NAME or not _NAME.fullmatch(text):
+        raise NameInvalid(detail={"name": text[:_LONGEST_NAME]})
+    return RepositoryName(text)
+
+
+def parse_tag(text: str) -> Tag:
+    """A tag to be written; raises TagInvalid."""
+    if not _TAG.fullmatch(text):
+        raise TagInvalid(detail={"tag": text[:_LONGEST_NAME]})
+    return Tag(text)
+
+
+def parse_reference(text: str) -> Reference:
+    """A tag or digest to be written; raises TagInvalid or DigestInvalid."""
+    return Digest.parse(text) if is_digest_like(text) else parse_tag(text)
+
+
+def find_reference(text: str) -> Reference:
+    """A tag or digest to be looked up; what cannot be a tag names nothing: raises ManifestUnknown or DigestInvalid."""
+    if is_digest_like(text):
+        return Digest.parse(text)
+    if not _TAG.fullmatch(text):
+        raise ManifestUnknown(detail={"name": text[:_LONGEST_NAME]})
+    return Tag(text)
+
+
+def fallback_tag(subject: Digest) -> Tag:
+    """The tag under which clients without the referrers API keep the list of `subject`'s referrers."""
+    return Tag(f"{subject.algorithm[:_FALLBACK_ALGORITHM]}-{subject.encoded[:_FALLBACK_ENCODED]}")
+
+
+def is_fallback_tag(tag: str) -> bool:
+    """Whether `tag` has the form of a fallback tag."""
+    return _FALLBACK.fullmatch(tag) is not None

@@ -1,0 +1,1 @@
+"""What an operator runs or hatoba schedules: keeping Docker's link files true, following them, purging uploads."""

@@ -1,0 +1,161 @@
+"""Keeps distribution's link files true to the rows, so that Docker's registry can read the tree on any day.
+
+A mirror row names a link, never its content: under the repository's lock the truth is read and the link written or
+removed, so links converge in whatever order workers run. Fsync and the row's end come in groups, off the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+from hatoba.blobs import layout
+from hatoba.blobs.driver import BlobDriver, OutOfSpace
+from hatoba.cancellation import outlast
+from hatoba.db import blobs, manifests, mirror, tags
+from hatoba.db.engine import Database, Transaction, now
+from hatoba.db.mirror import MirrorRow
+from hatoba.errors import RegistryError
+from hatoba.oci.digest import Digest
+
+_SETTLE_SECONDS = 1.0
+_LEFTOVER_AGE = timedelta(seconds=10)  # younger marks are another request's, about to be written
+_BATCH = 500
+_LOCKS = 64
+
+
+class Mirror:
+    """`registry.ports.Links`, plus the background work that makes links durable and catches up."""
+
+    def __init__(self, database: Database, driver: BlobDriver, locks: Path) -> None:
+        self._database = database
+        self._driver = driver
+        self._locks = locks
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="hatoba-mirror")
+        self._written: dict[MirrorRow, list[str]] = {}
+        self._framed: set[str] = set()
+        self._log = structlog.stdlib.get_logger("hatoba.mirror")
+
+    async def write(self, rows: Sequence[MirrorRow]) -> None:
+        """See `Links.write`."""
+        if not rows:
+            return
+        try:
+            async with self._locked(rows[0].repository):
+                for row in rows:
+                    self._written[row] = await self._make_true(row)
+        except (RegistryError, OutOfSpace) as error:
+            self._log.error(
+                "a link file cannot be written; it stays pending", repository=rows[0].repository, reason=str(error)
+            )
+
+    async def run(self) -> None:
+        """Settle what was written and write what was left, until cancelled."""
+        while True:
+            await asyncio.sleep(_SETTLE_SECONDS)
+            try:
+                await self.catch_up(_LEFTOVER_AGE)
+                await self.settle()
+            except (RegistryError, OutOfSpace) as error:
+                self._log.error("link files are not settled; trying again", reason=str(error))
+
+    async def catch_up(self, age: timedelta = timedelta(0)) -> int:
+        """Write the links of marks older than `age`, left by a crash or an error; how many there were."""
+        rows = await mirror.pending(self._database, now() - age, _BATCH)
+        for row in rows:
+            if row not in self._written:
+                await self.write([row])
+        return len(rows)
+
+    async def settle(self) -> None:
+        """Make written links durable, then end their marks; a mark made again meanwhile stays."""
+        batch, self._written = self._written, {}
+        if not batch:
+            return
+        try:
+            await self._driver.sync_links([key for keys in batch.values() for key in keys])
+
+            async def end(transaction: Transaction) -> None:
+                for row in batch:
+                    await mirror.settle(transaction, row)
+
+            await self._database.write(end)
+        except BaseException:
+            self._written = {**batch, **self._written}
+            raise
+
+    async def pending(self, age: timedelta) -> int:
+        """How many links are overdue: readiness shows it."""
+        return await mirror.count(self._database, now() - age)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(wait=True)
+
+    async def _make_true(self, row: MirrorRow) -> list[str]:
+        """Read the truth now and let the link say it; the keys that changed."""
+        await self._frame(row.repository)
+        if row.kind == "tag":
+            return await self._make_tag_true(row)
+        digest = Digest.parse(row.name)
+        if row.kind == "layer":
+            key = layout.layer_link(row.repository, digest)
+            true = await blobs.find_linked(self._database, row.repository, digest) is not None
+        else:
+            key = layout.revision_link(row.repository, digest)
+            true = await manifests.held(self._database, row.repository, digest)
+        if true:
+            await self._driver.write_link(key, str(digest).encode())
+        else:
+            await self._driver.remove(key)
+        return [key]
+
+    async def _make_tag_true(self, row: MirrorRow) -> list[str]:
+        found = await tags.find(self._database, row.repository, row.name)
+        if found is None:
+            folder = layout.tag(row.repository, row.name)
+            await self._driver.remove_tree(folder)
+            return [folder]
+        # Distribution's order: the index entry first, then what the tag names now.
+        keys = [layout.tag_index_link(row.repository, row.name, Digest.parse(found))]
+        keys.append(layout.tag_link(row.repository, row.name))
+        for key in keys:
+            await self._driver.write_link(key, found.encode())
+        return keys
+
+    async def _frame(self, repository: str) -> None:
+        """Both folders from the first link on: Docker's collector empties a repository that has no _layers."""
+        if repository not in self._framed:
+            await self._driver.make_folder(layout.layers(repository))
+            await self._driver.make_folder(layout.manifests(repository))
+            if len(self._framed) > 10 * _BATCH:
+                self._framed.clear()
+            self._framed.add(repository)
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, repository: str) -> AsyncIterator[None]:
+        """The repository's lock, over all workers. Held for a few small files; never while waiting for a client."""
+        number = hashlib.blake2b(repository.encode(), digest_size=2).digest()[0] % _LOCKS
+        with (self._locks / f"mirror-{number:02d}").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await self._wait_for(file)
+            yield
+
+    async def _wait_for(self, file: BinaryIO) -> None:
+        waiting = asyncio.get_running_loop().run_in_executor(self._pool, fcntl.flock, file, fcntl.LOCK_EX)
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            await outlast(waiting)  # the file must stay open as long as a thread waits on it
+            raise

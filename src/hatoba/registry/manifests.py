@@ -1,0 +1,282 @@
+"""Rules of manifests: what may be pushed, what a pull gives, what deleting takes along.
+
+Bytes are stored and served as the client pushed them. Pushing is one write transaction: every reference is looked at,
+the manifest is kept, tags move, and the link files to be written are marked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from hatoba.blobs import layout
+from hatoba.blobs.driver import BlobDriver, KeyMissing
+from hatoba.db import blobs, manifests, mirror, repositories, tags
+from hatoba.db.blobs import BlobRow
+from hatoba.db.engine import Database, Transaction, now
+from hatoba.db.manifests import ManifestBody, ManifestRow
+from hatoba.db.mirror import MirrorRow
+from hatoba.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown, NameUnknown
+from hatoba.oci import config, manifest
+from hatoba.oci.digest import Digest
+from hatoba.oci.manifest import ParsedManifest
+from hatoba.oci.reference import Reference, RepositoryName, Tag
+from hatoba.registry.answers import Answers
+from hatoba.registry.blobs import Blobs
+from hatoba.registry.bodies import Bodies
+from hatoba.registry.ports import Links
+
+_PARSE_INLINE_BYTES = 64 * 1024  # larger manifests are parsed in a thread: 4 MiB of JSON take 100 ms
+_CONFIG_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """What a pull gives. `warning` is for the client's user: an index lists manifests that were deleted."""
+
+    digest: str
+    media_type: str
+    body: bytes
+    warning: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PushedManifest:
+    """What a push did."""
+
+    digest: Digest
+    subject: Digest | None
+    tags: tuple[Tag, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A manifest as a client sends it. `tags` come beside a digest (`?tag=`); `actor` is None without sign-in."""
+
+    repository: RepositoryName
+    reference: Reference
+    content_type: str | None
+    body: bytes
+    tags: tuple[Tag, ...]
+    actor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    digest: str
+    media_type: str
+    missing_children: int
+
+
+class _NotStagedError(Exception):
+    """The manifest's file was there before the transaction and is not any more."""
+
+
+class Manifests:
+    """The manifests of repositories."""
+
+    def __init__(self, database: Database, driver: BlobDriver, links: Links, answers: Answers, blobs_: Blobs) -> None:
+        self._database = database
+        self._driver = driver
+        self._links = links
+        self._answers = answers
+        self._blobs = blobs_
+        self._bodies = Bodies()
+        self._log = structlog.stdlib.get_logger("hatoba.manifests")
+
+    async def get(self, repository: RepositoryName, reference: Reference) -> StoredManifest:
+        """The manifest under a tag or digest; raises ManifestUnknown. At most one SELECT."""
+
+        async def load() -> _Found | None:
+            row = await self._select(repository, reference)
+            if row is None:
+                return None
+            self._bodies.put(row.digest, row.body)
+            return _Found(row.digest, row.media_type, row.missing_children)
+
+        found = await self._answers.get(("manifest", repository, str(reference)), load)
+        if found is None:
+            raise ManifestUnknown(detail={"reference": str(reference)})
+        body = self._bodies.get(found.digest)
+        if body is None:
+            row = await self._select(repository, Digest.parse(found.digest))
+            if row is None:
+                raise ManifestUnknown(detail={"reference": str(reference)})
+            body = row.body
+            self._bodies.put(found.digest, body)
+        warning = None
+        if found.missing_children:
+            warning = (
+                f"{found.missing_children} of the manifests that this index lists were deleted from the repository"
+            )
+        return StoredManifest(found.digest, found.media_type, body, warning)
+
+    async def put(self, push: Push) -> PushedManifest:
+        """Store a manifest and move its tags; atomic and durable on return.
+
+        Raises ManifestInvalid, DigestInvalid, ManifestBlobUnknown listing every missing reference.
+        """
+        parsed = await _parse(push.body)
+        _check_content_type(push.content_type, parsed)
+        digest = _digest(push)
+        row = await self._row(push, parsed, digest)
+        names = push.tags if isinstance(push.reference, Digest) else (push.reference, *push.tags)
+        marks = await self._store(push, parsed, row, names)
+        await self._links.write(marks)
+        return PushedManifest(digest, parsed.subject.digest if parsed.subject else None, push.tags)
+
+    async def delete(self, repository: RepositoryName, digest: Digest, actor: str | None) -> None:
+        """Take the manifest and every tag on it out of the repository; raises NameUnknown, ManifestUnknown."""
+
+        async def end(transaction: Transaction) -> list[MirrorRow]:
+            repository_id = await repositories.find(transaction, repository)
+            if repository_id is None:
+                raise NameUnknown(detail={"name": repository})
+            at = now()
+            marks = []
+            for tag in await tags.pointing_at(transaction, repository_id, digest):
+                await tags.delete(transaction, repository_id, tags.Move(repository, tag, at, actor))
+                marks.append(await mirror.mark(transaction, repository, "tag", tag, at))
+            if not await manifests.delete(transaction, repository_id, digest):
+                raise ManifestUnknown(detail={"digest": str(digest)})
+            return [*marks, await mirror.mark(transaction, repository, "revision", str(digest), at)]
+
+        await self._links.write(await self._database.write(end))
+
+    async def _select(self, repository: RepositoryName, reference: Reference) -> ManifestBody | None:
+        if isinstance(reference, Digest):
+            return await manifests.find_by_digest(self._database, repository, reference)
+        return await manifests.find_by_tag(self._database, repository, reference)
+
+    async def _row(self, push: Push, parsed: ParsedManifest, digest: Digest) -> ManifestRow:
+        image = await self._read_config(push.repository, parsed)
+        return ManifestRow(
+            digest=str(digest),
+            media_type=parsed.media_type,
+            artifact_type=parsed.artifact_type,
+            size=len(push.body),
+            total_bytes=parsed.total_bytes,
+            config_digest=str(parsed.config.digest) if parsed.config else None,
+            subject=str(parsed.subject.digest) if parsed.subject else None,
+            annotations=parsed.annotations_json if parsed.subject else None,
+            os=image.os,
+            architecture=image.architecture,
+            image_created_at=image.created,
+            pushed_at=now(),
+            pushed_by=push.actor,
+        )
+
+    async def _read_config(self, repository: RepositoryName, parsed: ParsedManifest) -> config.ImageConfig:
+        """What the image's config says of itself; nothing for artifacts, strange or missing configs."""
+        if parsed.config is None or parsed.config.media_type not in config.IMAGE_CONFIG_TYPES:
+            return config.NOTHING
+        row = await blobs.find_linked(self._database, repository, parsed.config.digest)
+        if row is None or row.size > _CONFIG_BYTES:
+            return config.NOTHING
+        try:
+            return config.parse(await self._driver.read(row.key, _CONFIG_BYTES))
+        except KeyMissing:
+            return config.NOTHING  # the transaction will say so
+
+    async def _store(
+        self, push: Push, parsed: ParsedManifest, row: ManifestRow, names: tuple[Tag, ...]
+    ) -> list[MirrorRow]:
+        digest = Digest.parse(row.digest)
+        key = layout.blob(digest)
+        known = await blobs.find(self._database, digest)
+        staged: str | None = None
+        try:
+            while True:
+                if staged is None and not (known and known.ready and await self._driver.stat(known.key) == row.size):
+                    await self._driver.prepare(key)
+                    staged = await self._driver.stage(push.body)
+                try:
+                    return await self._database.write(
+                        lambda transaction, staged=staged: self._commit(transaction, push, parsed, row, names, staged)  # type: ignore[misc]
+                    )
+                except _NotStagedError:
+                    known = None
+        except ManifestBlobUnknown as error:
+            for missing in error.detail:
+                await self._blobs.report_missing(Digest.parse(missing))
+            raise
+        finally:
+            if staged is not None:
+                await self._driver.remove(staged)
+
+    async def _commit(  # noqa: PLR0913, PLR0917  one transaction, all its parts
+        self,
+        transaction: Transaction,
+        push: Push,
+        parsed: ParsedManifest,
+        row: ManifestRow,
+        names: tuple[Tag, ...],
+        staged: str | None,
+    ) -> list[MirrorRow]:
+        digest = Digest.parse(row.digest)
+        await self._check_references(transaction, push.repository, parsed, row)
+        await self._keep_file(transaction, digest, row, staged)
+        repository_id, _ = await repositories.ensure(transaction, push.repository, row.pushed_at)
+        await manifests.keep_body(transaction, digest, push.body)
+        await manifests.upsert(transaction, repository_id, row)
+        for reference in parsed.references:
+            await manifests.add_reference(
+                transaction, repository_id, digest, reference.descriptor.digest, reference.kind
+            )
+        marks = [await mirror.mark(transaction, push.repository, "revision", row.digest, row.pushed_at)]
+        for tag in names:
+            move = tags.Move(push.repository, tag, row.pushed_at, push.actor)
+            await tags.point(transaction, repository_id, move, digest)
+            marks.append(await mirror.mark(transaction, push.repository, "tag", tag, row.pushed_at))
+        return marks
+
+    async def _check_references(
+        self, transaction: Transaction, repository: RepositoryName, parsed: ParsedManifest, row: ManifestRow
+    ) -> None:
+        missing: dict[str, None] = {}
+        for reference in parsed.references:
+            digest = reference.descriptor.digest
+            find = blobs.find_manifest if reference.kind == "manifest" else blobs.find_linked
+            found = await find(transaction, repository, digest)
+            whole = found is not None and found.ready and await self._driver.stat(found.key) == found.size
+            if whole:
+                await blobs.touch(transaction, digest, row.pushed_at)
+            elif reference.required:
+                missing[str(digest)] = None
+        if missing:
+            raise ManifestBlobUnknown(detail=list(missing))
+
+    async def _keep_file(self, transaction: Transaction, digest: Digest, row: ManifestRow, staged: str | None) -> None:
+        known: BlobRow | None = await blobs.find(transaction, digest)
+        if known and known.ready and await self._driver.stat(known.key) == row.size:
+            await blobs.touch(transaction, digest, row.pushed_at)
+            return
+        if staged is None:
+            raise _NotStagedError
+        key = layout.blob(digest)
+        await self._driver.publish(staged, key)
+        await blobs.make_ready(transaction, digest, key, row.size, row.pushed_at)
+
+
+async def _parse(body: bytes) -> ParsedManifest:
+    if len(body) <= _PARSE_INLINE_BYTES:
+        return manifest.parse(body)
+    return await asyncio.to_thread(manifest.parse, body)
+
+
+def _check_content_type(content_type: str | None, parsed: ParsedManifest) -> None:
+    # Parameters do not count (spec 3.4). Docker's registry takes a missing or plain JSON type as "look inside".
+    sent = (content_type or "").partition(";")[0].strip().lower()
+    if sent and sent not in {"application/json", parsed.media_type}:
+        raise ManifestInvalid(f"Content-Type {sent[:255]!r} disagrees with the manifest's type {parsed.media_type}")
+
+
+def _digest(push: Push) -> Digest:
+    if not isinstance(push.reference, Digest):
+        return Digest.of(push.body)
+    found = Digest.of(push.body, push.reference.algorithm)
+    if found != push.reference:
+        raise DigestInvalid(detail={"expected": str(push.reference), "found": str(found)})
+    return found

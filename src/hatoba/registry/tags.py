@@ -1,0 +1,46 @@
+"""Rules of tags: listing and deleting. Tags are moved by pushing a manifest (`registry.manifests`)."""
+
+from __future__ import annotations
+
+from hatoba.db import mirror, repositories, tags
+from hatoba.db.engine import Database, Reader, Transaction, now
+from hatoba.db.mirror import MirrorRow
+from hatoba.errors import ManifestUnknown, NameUnknown
+from hatoba.oci.reference import RepositoryName, Tag
+from hatoba.registry.ports import Links
+
+_ALL = 2**62  # "no limit" in every SQL dialect
+
+
+class Tags:
+    """The tags of repositories."""
+
+    def __init__(self, database: Database, links: Links) -> None:
+        self._database = database
+        self._links = links
+
+    async def list(self, repository: RepositoryName, after: str, limit: int | None) -> tuple[list[str], bool]:
+        """At most `limit` tags (None: all) in byte order after `after`; whether more are left. Raises NameUnknown."""
+
+        async def names(reader: Reader) -> list[str]:
+            repository_id = await repositories.find(reader, repository)
+            if repository_id is None:
+                raise NameUnknown(detail={"name": repository})
+            return await tags.names(reader, repository_id, after, _ALL if limit is None else limit + 1)
+
+        found = await self._database.scan(names)
+        return (found, False) if limit is None else (found[:limit], len(found) > limit)
+
+    async def delete(self, repository: RepositoryName, tag: Tag, actor: str | None) -> None:
+        """End this tag only; the manifest and its other tags stay. Raises NameUnknown, ManifestUnknown."""
+
+        async def end(transaction: Transaction) -> list[MirrorRow]:
+            repository_id = await repositories.find(transaction, repository)
+            if repository_id is None:
+                raise NameUnknown(detail={"name": repository})
+            at = now()
+            if not await tags.delete(transaction, repository_id, tags.Move(repository, tag, at, actor)):
+                raise ManifestUnknown(detail={"tag": tag})
+            return [await mirror.mark(transaction, repository, "tag", tag, at)]
+
+        await self._links.write(await self._database.write(end))

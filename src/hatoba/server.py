@@ -1,0 +1,217 @@
+"""granian: one parent, N workers, and what must hold when any of them is killed.
+
+The parent holds `serve.lock` and the workers inherit it, so a second server cannot start while any process of the first
+lives; a pipe whose writing end only the parent has tells the workers when it is gone. Nothing is open at the fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings, HTTP2Settings
+from granian.log import LogLevels
+from granian.server.mp import MPServer
+
+from hatoba import telemetry, wiring
+from hatoba.config.settings import Settings
+from hatoba.errors import HatobaError, StartError
+from hatoba.web.app import App
+from hatoba.web.messages import Receive, Scope, Send
+
+_BACKPRESSURE = 16_384
+_MIB = 1024 * 1024
+_READY_SECONDS = 30.0
+
+
+def serve(settings: Settings, announce: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `announce` is called once the lock is held and the port is free.
+
+    Raises StartError, ConfigError; SystemExit when the workers crash in a loop.
+    """
+    multiprocessing.set_start_method("fork", force=True)  # later Pythons prefer others, which cannot inherit
+    root = wiring.root_of(settings)
+    if root is None and settings.hatoba.workers > 1:
+        raise StartError("storage.inmemory is memory of one process: hatoba.workers must be 1")
+    _raise_descriptor_limit()
+    with _only_server(root):
+        host, port = _probe(*settings.http.listen)
+        asyncio.run(wiring.prepare(settings))
+        announce()
+        reading, writing = os.pipe()
+        first = multiprocessing.Value("b", 1)  # whoever sees it first says that the port is open
+
+        def load(_target: str) -> _Worker:
+            os.close(writing)
+            _end_with_parent(reading)
+            return _Worker(settings, f"{_shown(host)}:{port}", (host, port), first)
+
+        _server(settings, host, port).serve(target_loader=load)
+
+
+class _Worker:
+    """The ASGI application of one worker: opens hatoba's parts at lifespan startup, closes them at shutdown."""
+
+    def __init__(self, settings: Settings, shown: str, address: tuple[str, int], first: Any) -> None:
+        self._settings = settings
+        self._shown = shown
+        self._address = address
+        self._first = first
+        self._app: App | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif self._app is not None:
+            await self._app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        telemetry.configure(self._settings.log.level, self._settings.log.formatter)
+        try:
+            async with wiring.running(self._settings) as self._app:
+                await send({"type": "lifespan.startup.complete"})
+                announcing = asyncio.get_running_loop().create_task(self._say_listening())
+                await receive()
+                announcing.cancel()
+        except HatobaError as error:
+            structlog.stdlib.get_logger("hatoba").error("a worker cannot start", reason=error.message)
+            await send({"type": "lifespan.startup.failed", "message": error.message})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _say_listening(self) -> None:
+        """Log the line that tutorials wait for, once the port answers."""
+        with self._first.get_lock():
+            mine, self._first.value = bool(self._first.value), 0
+        if not mine:
+            return
+        host, port = self._address
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READY_SECONDS):
+                while True:
+                    try:
+                        _, writer = await asyncio.open_connection(_reachable(host), port)
+                    except OSError:
+                        await asyncio.sleep(0.02)
+                        continue
+                    writer.close()
+                    break
+        structlog.stdlib.get_logger("hatoba").info(f"listening on {self._shown}")
+
+
+def _server(settings: Settings, host: str, port: int) -> MPServer:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    drain = max(1, round(settings.http.draintimeout.total_seconds()))
+    return MPServer(
+        "hatoba",
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        workers=settings.hatoba.workers,
+        loop=Loops.asyncio,
+        http=HTTPModes.auto,
+        websockets=False,
+        backlog=1024,
+        backpressure=max(16, min(limit // 2, _BACKPRESSURE)),
+        http1_settings=HTTP1Settings(
+            header_read_timeout=round(settings.hatoba.limits.headertimeout.total_seconds() * 1000)
+        ),
+        # One unread stream must not stall its connection: the connection's window holds sixteen of them.
+        http2_settings=HTTP2Settings(initial_stream_window_size=_MIB, initial_connection_window_size=16 * _MIB),
+        log_level=LogLevels.warning,
+        log_dictconfig={
+            "version": 1,
+            "disable_existing_loggers": False,
+            "loggers": {"_granian": {"level": "WARNING", "propagate": True}},
+        },
+        respawn_failed_workers=True,
+        respawn_interval=0.5,
+        workers_kill_timeout=drain,
+    )
+
+
+@contextlib.contextmanager
+def _only_server(root: Path | None) -> Iterator[None]:
+    """Hold `<root>/hatoba/serve.lock`; raises StartError naming the process that has it."""
+    if root is None:
+        yield
+        return
+    path = root / "hatoba" / "serve.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StartError(f"{path} cannot be written by uid {os.getuid()}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise StartError(f"{root} is served by another hatoba, pid {holder or 'unknown'}") from None
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _probe(host: str, port: int) -> tuple[str, int]:
+    """Look whether the port is free: SO_REUSEPORT would let two servers share it silently. Raises StartError."""
+    wanted = host or "::"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(wanted, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind(address)
+            probe.listen(1)
+            return str(address[0]), probe.getsockname()[1]
+    except OSError as error:
+        if not host and wanted == "::" and not socket.has_ipv6:
+            return _probe("0.0.0.0", port)  # noqa: S104  what `:5000` means on a host without IPv6
+        raise StartError(
+            f"cannot listen on {_shown(wanted)}:{port}: {error.strerror or error}; choose another with --addr"
+        ) from None
+
+
+def _end_with_parent(reading: int) -> None:
+    """End this worker when the parent is gone, however it went: workers without it would serve on for ever."""
+
+    def wait() -> None:
+        os.read(reading, 1)
+        logging.getLogger("hatoba").error("the parent process is gone; ending")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="hatoba-parent", daemon=True).start()
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 1_048_576
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _reachable(host: str) -> str:
+    return {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host)  # noqa: S104

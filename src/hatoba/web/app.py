@@ -1,0 +1,147 @@
+"""The ASGI root: sends each request where it belongs, and every answer out in the same way.
+
+/v2/ is the protocol, /healthz is for probes. Owns what is common to all answers: the version header that Docker's
+clients look for, configured headers, the access line, and what happens when something fails half-way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import structlog
+
+from hatoba.auth.access import Miss
+from hatoba.errors import NotFound, RegistryError, Unsupported
+from hatoba.oci.reference import parse_name
+from hatoba.registry.ports import BodyInterrupted
+from hatoba.telemetry import AccessLog
+from hatoba.web import errors
+from hatoba.web.messages import ClientGone, Receive, Request, Response, Scope, Send
+from hatoba.web.sending import send_blob, send_response
+from hatoba.web.v2 import routes
+from hatoba.web.v2.base import Answer, BlobAnswer, Registry
+
+_DRAIN_BYTES = 64 * 1024
+_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
+_CLIENT_GONE = 499  # for the log alone, nobody is there to be told
+
+Ready = Callable[[], Awaitable[list[str]]]
+
+
+class App:
+    """hatoba as an ASGI application. `ready` gives the reasons why it is not, none when it is."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        ready: Ready,
+        access_log: AccessLog | None,
+        headers: Mapping[str, Sequence[str]],
+        stall_seconds: float,
+    ) -> None:
+        self._registry = registry
+        self._ready = ready
+        self._access_log = access_log
+        self._stall_seconds = stall_seconds
+        self._common = [_VERSION]
+        self._common += [(k.lower().encode(), value.encode()) for k, values in headers.items() for value in values]
+        self._numbers = itertools.count(1)
+        self._log = structlog.stdlib.get_logger("hatoba.web")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP is no business of ours."""
+        if scope["type"] != "http":
+            return
+        started = time.perf_counter()
+        request = Request(scope, receive, self._stall_seconds)
+        request_id = f"{os.getpid():x}-{next(self._numbers):x}"
+        status, sent = _CLIENT_GONE, 0
+        try:
+            answer = await self._answer(request, request_id)
+            if answer is not None:
+                status = answer.status
+                sent = await self._send(request, send, answer)
+        finally:
+            if self._access_log is not None:
+                self._write_line(request, request_id, status, sent, time.perf_counter() - started)
+
+    async def _answer(self, request: Request, request_id: str) -> Answer | None:
+        """The answer, also for everything that went wrong; None when the client is gone."""
+        try:
+            return await self._route(request)
+        except RegistryError as error:
+            if error.__cause__ is not None:
+                self._log.error(error.message, request=request_id, reason=str(error.__cause__))
+            return errors.render(error)
+        except (BodyInterrupted, ClientGone) as interrupted:
+            gone = interrupted if isinstance(interrupted, ClientGone) else interrupted.__cause__
+            if isinstance(gone, ClientGone) and gone.stalled:
+                return Response(408, [("connection", "close")])
+            return None
+        except Exception:  # noqa: BLE001  the last line of defence: the log has it, the client a number
+            self._log.exception("defect while answering a request", request=request_id, path=request.path[:255])
+            return errors.render_unknown(request_id)
+
+    async def _route(self, request: Request) -> Answer:
+        path = request.path
+        if path.startswith("/v2/"):
+            route, target = routes.find(request)
+            request.action = route.action
+            name = parse_name(target.name) if target.name else None
+            request.repository = name or ""
+            await self._authorize(request, route.action, name)
+            return await routes.dispatch(self._registry, request, route, target)
+        if path == "/v2":
+            return Response(301, [("location", "/v2/")])
+        if path == "/healthz/live":
+            return _text(200, "ok")
+        if path in {"/healthz", "/healthz/ready"}:
+            problems = await self._ready()
+            return _text(503, "; ".join(problems)) if problems else _text(200, "ok")
+        if path == "/":
+            if request.method not in {"GET", "HEAD"}:
+                raise Unsupported
+            return _text(200, "hatoba")
+        raise NotFound(detail={"path": path[:255]})
+
+    async def _authorize(self, request: Request, action: str, repository: str | None) -> None:
+        sent = request.header("authorization")
+        known = self._registry.access.cached(sent)
+        if known is Miss.MISS:
+            known = await self._registry.access.authorize(sent, action, repository)
+        request.user = known if isinstance(known, str) else None
+
+    async def _send(self, request: Request, send: Send, answer: Answer) -> int:
+        """Send the answer; how many bytes of body went out."""
+        headers = list(self._common)
+        headers += [(name.encode(), value.encode("utf-8", "replace")) for name, value in answer.headers]
+        if isinstance(answer, BlobAnswer):
+            return await send_blob(request, send, answer, headers)
+        if not request.body_read and not await request.drain(_DRAIN_BYTES):
+            # A long body that nobody reads: answering and closing is the only way to be heard at once.
+            headers.append((b"connection", b"close"))
+        return await send_response(request, send, answer, headers)
+
+    def _write_line(self, request: Request, request_id: str, status: int, sent: int, seconds: float) -> None:
+        client = request.scope.get("client")
+        fields: dict[str, str | int | float] = {
+            "id": request_id,
+            "user": request.user or "-",
+            "client": client[0] if client else "-",
+            "method": request.method[:16],
+            "repository": request.repository or "-",
+            "action": request.action or "-",
+            "path": request.path[:512],
+            "status": status,
+            "bytes": sent,
+            "ms": round(seconds * 1000, 1),
+        }
+        if self._access_log is not None:
+            self._access_log.add(fields)
+
+
+def _text(status: int, text: str) -> Response:
+    return Response(status, [("content-type", "text/plain; charset=utf-8")], f"{text}\n".encode())

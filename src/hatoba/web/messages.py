@@ -1,0 +1,130 @@
+"""A request and an answer, as thin as speed allows: plain ASGI underneath, parsed on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+from hatoba.errors import RegistryError, SizeInvalid
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[str, str]]
+
+
+class ClientGone(Exception):
+    """The client closed the connection, or sent nothing for the stall time-out (`stalled`)."""
+
+    def __init__(self, *, stalled: bool) -> None:
+        super().__init__("stalled" if stalled else "gone")
+        self.stalled = stalled
+
+
+class BodyTooLarge(Exception):
+    """The body is over the limit it was read with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer that fits in memory. Header names in lower case."""
+
+    status: int
+    headers: Headers = field(default_factory=list)
+    body: bytes = b""
+
+
+class Request:
+    """One request. `user` is None for anonymous; `action` and `repository` are set by the router, for the log."""
+
+    def __init__(self, scope: Scope, receive: Receive, stall_seconds: float) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.user: str | None = None
+        self.action = ""
+        self.repository = ""
+        self.body_read = False
+        self._receive = receive
+        self._stall_seconds = stall_seconds
+        self._query: list[tuple[str, str]] | None = None
+
+    def header(self, name: str) -> str | None:
+        """A header's value; `name` in lower case."""
+        value = self.headers.get(name.encode("latin-1"))
+        return None if value is None else value.decode("latin-1")
+
+    def query_all(self, name: str) -> list[str]:
+        """Every value of a query parameter, in order."""
+        if self._query is None:
+            text = self.scope["query_string"].decode("latin-1")
+            self._query = parse_qsl(text, keep_blank_values=True, errors="replace")
+        return [value for key, value in self._query if key == name]
+
+    def query(self, name: str) -> str | None:
+        """The first value of a query parameter."""
+        values = self.query_all(name)
+        return values[0] if values else None
+
+    @property
+    def length_bytes(self) -> int | None:
+        """The announced length of the body; raises SizeInvalid when it is no number."""
+        value = self.headers.get(b"content-length")
+        if value is None:
+            return None
+        if not value.isdigit():
+            raise SizeInvalid("Content-Length is no number")
+        return int(value)
+
+    async def receive(self) -> Message:
+        """The next ASGI message."""
+        return await self._receive()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The body as it arrives; raises ClientGone."""
+        more = not self.body_read
+        while more:
+            try:
+                async with asyncio.timeout(self._stall_seconds):
+                    message = await self._receive()
+            except TimeoutError:
+                raise ClientGone(stalled=True) from None
+            if message["type"] != "http.request":
+                raise ClientGone(stalled=False)
+            more = message.get("more_body", False)
+            self.body_read = not more
+            yield message.get("body", b"")
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body; raises BodyTooLarge over `limit` bytes, ClientGone."""
+        announced = self.length_bytes
+        if announced is not None and announced > limit:
+            raise BodyTooLarge
+        parts: list[bytes] = []
+        size = 0
+        async for part in self.stream():
+            size += len(part)
+            if size > limit:
+                raise BodyTooLarge
+            parts.append(part)
+        return b"".join(parts)
+
+    async def drain(self, limit: int) -> bool:
+        """Read and drop what is left of a short body, so that the connection can be used again. False if it is long."""
+        try:
+            announced = self.length_bytes
+            if announced is not None and announced > limit:
+                return self.body_read
+            size = 0
+            async for part in self.stream():
+                size += len(part)
+                if size > limit:
+                    return False
+        except (ClientGone, RegistryError):
+            return False
+        return True

@@ -1,0 +1,123 @@
+"""What the handlers of /v2/ share: the registry they ask, addresses, pagination, and the ping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from hatoba.auth.access import Access
+from hatoba.errors import PaginationInvalid, Unsupported
+from hatoba.oci.digest import Digest
+from hatoba.oci.reference import RepositoryName
+from hatoba.registry.blobs import Blobs, OpenBlob
+from hatoba.registry.manifests import Manifests
+from hatoba.registry.referrers import Referrers
+from hatoba.registry.repositories import Repositories
+from hatoba.registry.tags import Tags
+from hatoba.registry.uploads import Uploads
+from hatoba.web.messages import Headers, Request, Response
+
+_LONGEST_NUMBER = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings that answers depend on. `host` is `scheme://host[:port]` or empty."""
+
+    delete_enabled: bool
+    manifest_bytes: int = 4 * 1024 * 1024
+    most_tags: int = 1000
+    most_repositories: int = 1000
+    host: str = ""
+    relative_urls: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Everything a handler may ask."""
+
+    access: Access
+    manifests: Manifests
+    blobs: Blobs
+    uploads: Uploads
+    tags: Tags
+    repositories: Repositories
+    referrers: Referrers
+    options: Options
+
+    def require_delete(self) -> None:
+        """Raise Unsupported where deleting is switched off."""
+        if not self.options.delete_enabled:
+            raise Unsupported("deleting is switched off: storage.delete.enabled")
+
+    def address(self, request: Request, path: str) -> str:
+        """The address of `path` on this registry, for Location and Link.
+
+        A path alone unless the operator asked for more: no proxy can get that wrong.
+        """
+        if self.options.host:
+            return f"{self.options.host}{path}"
+        if self.options.relative_urls:
+            return path
+        scheme = request.header("x-forwarded-proto") or request.scope.get("scheme", "http")
+        host = request.header("x-forwarded-host") or request.header("host") or ""
+        return f"{scheme.partition(',')[0].strip()}://{host.partition(',')[0].strip()}{path}"
+
+
+@dataclass(frozen=True, slots=True)
+class BlobAnswer:
+    """An answer whose body is a blob, whole or `length` bytes from `first`; whoever sends it closes the reader."""
+
+    status: int
+    headers: Headers
+    blob: OpenBlob
+    first: int
+    length: int
+
+
+Answer = Response | BlobAnswer
+
+
+def blob_path(name: RepositoryName, digest: Digest) -> str:
+    """Where a blob is pulled."""
+    return f"/v2/{name}/blobs/{digest}"
+
+
+def manifest_path(name: RepositoryName, reference: object) -> str:
+    """Where a manifest is pulled."""
+    return f"/v2/{name}/manifests/{reference}"
+
+
+def upload_path(name: RepositoryName, upload_id: str) -> str:
+    """Where an upload goes on."""
+    return f"/v2/{name}/blobs/uploads/{upload_id}"
+
+
+def page_size(request: Request, default: int | None, most: int) -> int | None:
+    """The query's `n`, at most `most`; raises PaginationInvalid when negative or no number."""
+    text = request.query("n")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise PaginationInvalid(detail={"n": text[:64]})
+    return most if len(text) > _LONGEST_NUMBER else min(int(text), most)
+
+
+def next_link(registry: Registry, request: Request, path: str, **query: str | int) -> tuple[str, str]:
+    """The Link header that leads to the next page (RFC 5988)."""
+    address = registry.address(request, f"{quote(path)}?{urlencode(query)}")
+    return ("link", f'<{address}>; rel="next"')
+
+
+def matches(request: Request, digest: str) -> bool:
+    """Whether the client has this content already (If-None-Match)."""
+    sent = request.header("if-none-match")
+    if sent is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in sent.split(",")]
+    return "*" in tags or f'"{digest}"' in tags
+
+
+async def ping(_registry: Registry, _request: Request) -> Response:
+    """GET /v2/ (end-1): where clients learn that this is a registry, and how to sign in."""
+    return Response(200, [("content-type", "application/json; charset=utf-8")], b"{}")

@@ -1,0 +1,188 @@
+"""Settings -> running parts. The only module that names concrete drivers and engines; opens and closes in order.
+
+Nothing may be open when workers are forked: the parent prepares (`prepare`) and closes, each worker opens its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Coroutine
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hatoba.auth.access import Access, Anonymous, BasicAccess
+from hatoba.auth.htpasswd import Htpasswd
+from hatoba.blobs.driver import BlobDriver
+from hatoba.blobs.filesystem import Filesystem
+from hatoba.blobs.memory import Memory
+from hatoba.config.load import is_loopback
+from hatoba.config.settings import Settings
+from hatoba.db.sqlite import Sqlite
+from hatoba.errors import RegistryError
+from hatoba.operations.mirror import Mirror
+from hatoba.operations.purge import purge_uploads
+from hatoba.operations.verify import follow_links
+from hatoba.registry.answers import Answers
+from hatoba.registry.blobs import Blobs
+from hatoba.registry.manifests import Manifests
+from hatoba.registry.referrers import Referrers
+from hatoba.registry.repositories import Repositories
+from hatoba.registry.tags import Tags
+from hatoba.registry.uploads import Uploads
+from hatoba.telemetry import AccessLog
+from hatoba.web.app import App
+from hatoba.web.v2.base import Options, Registry
+
+_STDOUT = 1
+_OVERDUE = timedelta(minutes=1)
+
+
+def root_of(settings: Settings) -> Path | None:
+    """The data folder; None when everything is kept in memory."""
+    return settings.storage.filesystem.rootdirectory if settings.storage.filesystem else None
+
+
+def delete_enabled(settings: Settings) -> bool:
+    """Whether clients may delete: as written, else where users sign in or nobody else can reach the port."""
+    written = settings.storage.delete.enabled
+    return (settings.auth.configured or is_loopback(settings.http.addr)) if written is None else written
+
+
+async def prepare(settings: Settings) -> None:
+    """Before the workers start: folders made, databases brought up to date, everything closed again.
+
+    Raises StartError, ConfigError.
+    """
+    root = root_of(settings)
+    if root is None:
+        return
+    with contextlib.closing(_metadata(settings, root)) as database, contextlib.closing(_sessions(root)) as sessions:
+        await database.migrate()
+        await sessions.migrate()
+    if settings.auth.htpasswd is not None:
+        with contextlib.closing(Htpasswd(settings.auth.htpasswd.path)) as htpasswd:
+            htpasswd.load()
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[App]:
+    """A worker's whole life: opens everything, gives the application, closes in the opposite order."""
+    async with contextlib.AsyncExitStack() as stack:
+        root = root_of(settings)
+        driver: BlobDriver
+        if root is None:
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hatoba-")))
+            driver = stack.enter_context(contextlib.closing(Memory()))
+        else:
+            driver = stack.enter_context(contextlib.closing(Filesystem(root)))
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root)))
+        sessions = stack.enter_context(contextlib.closing(_sessions(root)))
+        await database.migrate()
+        await sessions.migrate()
+        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
+        answers = Answers(database)
+        blobs = Blobs(database, driver, mirror, answers)
+        uploads = stack.enter_context(contextlib.closing(Uploads(sessions, database, driver, mirror, blobs)))
+        registry = Registry(
+            access=_access(settings, stack),
+            manifests=Manifests(database, driver, mirror, answers, blobs),
+            blobs=blobs,
+            uploads=uploads,
+            tags=Tags(database, mirror),
+            repositories=Repositories(database),
+            referrers=Referrers(database),
+            options=_options(settings),
+        )
+        access_log = _access_log(settings, stack)
+        app = App(
+            registry,
+            lambda: _problems(database, mirror),
+            access_log,
+            settings.http.headers,
+            settings.hatoba.limits.stalltimeout.total_seconds(),
+        )
+        purging = settings.storage.maintenance.uploadpurging
+        stack.push_async_callback(_last_settle, mirror)
+        await stack.enter_async_context(_background(mirror.run()))
+        await stack.enter_async_context(_background(follow_links(database, driver, mirror, _own(root) / "locks")))
+        if purging.enabled:
+            await stack.enter_async_context(
+                _background(purge_uploads(uploads, driver, purging.age, purging.interval, dry_run=purging.dryrun))
+            )
+        yield app
+
+
+@contextlib.asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `work` until the context ends; a defect in it is logged, not hidden."""
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(_report)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        structlog.stdlib.get_logger("hatoba").error(
+            "a background task ended", task=repr(task.get_coro()), exc_info=error
+        )
+
+
+async def _last_settle(mirror: Mirror) -> None:
+    with contextlib.suppress(RegistryError):  # what is not settled now is settled at the next start
+        await mirror.settle()
+
+
+async def _problems(database: Sqlite, mirror: Mirror) -> list[str]:
+    """Why the registry is not ready; nothing that a probe by strangers should not read."""
+    try:
+        overdue = await mirror.pending(_OVERDUE)
+        await database.one("SELECT 1")
+    except RegistryError:
+        return ["the database does not answer"]
+    return [f"{overdue} link files cannot be written"] if overdue else []
+
+
+def _own(root: Path) -> Path:
+    return root / "hatoba"
+
+
+def _metadata(settings: Settings, root: Path) -> Sqlite:
+    path = settings.hatoba.database.path or _own(root) / "metadata.db"
+    return Sqlite(path, _own(root) / "locks", "metadata", "FULL")
+
+
+def _sessions(root: Path) -> Sqlite:
+    return Sqlite(_own(root) / "uploads.db", _own(root) / "locks", "uploads", "NORMAL")
+
+
+def _access(settings: Settings, stack: contextlib.AsyncExitStack) -> Access:
+    if settings.auth.htpasswd is None:
+        return Anonymous()
+    htpasswd = stack.enter_context(contextlib.closing(Htpasswd(settings.auth.htpasswd.path)))
+    return BasicAccess(htpasswd, settings.auth.htpasswd.realm)
+
+
+def _options(settings: Settings) -> Options:
+    return Options(
+        delete_enabled=delete_enabled(settings),
+        manifest_bytes=settings.hatoba.limits.manifest,
+        host=settings.http.host.rstrip("/"),
+        relative_urls=settings.http.relativeurls is not False,
+    )
+
+
+def _access_log(settings: Settings, stack: contextlib.AsyncExitStack) -> AccessLog | None:
+    if settings.log.accesslog.disabled:
+        return None
+    log = AccessLog(_STDOUT, as_json=settings.log.formatter != "text")
+    stack.callback(log.flush)
+    return log
