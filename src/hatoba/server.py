@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import multiprocessing
@@ -28,7 +29,7 @@ from granian.server.mp import MPServer
 
 from hatoba import telemetry, wiring
 from hatoba.config.settings import Settings
-from hatoba.errors import HatobaError, StartError
+from hatoba.errors import ConfigError, HatobaError, StartError
 from hatoba.web.app import App
 from hatoba.web.messages import Receive, Scope, Send
 
@@ -46,6 +47,8 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
     root = wiring.root_of(settings)
     if root is None and settings.hatoba.workers > 1:
         raise StartError("storage.inmemory is memory of one process: hatoba.workers must be 1")
+    if settings.http.net != "tcp":
+        raise ConfigError("http.net: unix is not supported by this version of hatoba")
     _raise_descriptor_limit()
     with _only_server(root):
         host, port = _probe(*settings.http.listen)
@@ -183,7 +186,7 @@ def _probe(host: str, port: int) -> tuple[str, int]:
             probe.listen(1)
             return str(address[0]), probe.getsockname()[1]
     except OSError as error:
-        if not host and wanted == "::" and not socket.has_ipv6:
+        if not host and error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
             return _probe("0.0.0.0", port)  # noqa: S104  what `:5000` means on a host without IPv6
         raise StartError(
             f"cannot listen on {_shown(wanted)}:{port}: {error.strerror or error}; choose another with --addr"

@@ -176,6 +176,8 @@ def _options(settings: Settings) -> Options:
         delete_enabled=delete_enabled(settings),
         manifest_bytes=settings.hatoba.limits.manifest,
         host=settings.http.host.rstrip("/"),
+        prefix=settings.http.prefix.rstrip("/"),
+        readonly=settings.storage.maintenance.readonly.enabled,
         relative_urls=settings.http.relativeurls is not False,
     )
 

@@ -271,11 +271,14 @@ class Htpasswd:
         try:
             entries = HtpasswdFile(self._path).entries() if version else {}
         except ConfigError as error:
+            self._settled = False  # out of descriptors, perhaps: the same file may be readable the next time
             problem = f"{error.message}; {'the users read before stay in force' if users else 'nobody can log in'}"
         else:
             users = {user: stored for user, stored in entries.items() if stored is not None}
             if changed and (locked_out := len(entries) - len(users)):
-                self._log.warning("%s: %d users have no bcrypt hash and cannot log in", shown(self._path), locked_out)
+                self._log.warning(
+                    "%s: users without a bcrypt hash, who cannot log in: %d", shown(self._path), locked_out
+                )
         if not version:
             problem = f"{shown(self._path)}: no such file; nobody can log in"
         if problem and (changed or problem != self._problem):

@@ -86,6 +86,9 @@ class App:
             return errors.render_unknown(request_id)
 
     async def _route(self, request: Request) -> Answer:
+        prefix = self._registry.options.prefix
+        if prefix and request.path.startswith(f"{prefix}/"):
+            request.path = request.path.removeprefix(prefix)
         path = request.path
         if path.startswith("/v2/"):
             route, target = routes.find(request)
@@ -95,7 +98,7 @@ class App:
             await self._authorize(request, route.action, name)
             return await routes.dispatch(self._registry, request, route, target)
         if path == "/v2":
-            return Response(301, [("location", "/v2/")])
+            return Response(301, [("location", self._registry.address(request, "/v2/"))])
         if path == "/healthz/live":
             return _text(200, "ok")
         if path in {"/healthz", "/healthz/ready"}:

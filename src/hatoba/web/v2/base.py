@@ -22,14 +22,16 @@ _LONGEST_NUMBER = 18
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings that answers depend on. `host` is `scheme://host[:port]` or empty."""
+    """The settings that answers depend on. `host` is `scheme://host[:port]`, `prefix` begins with /; or empty."""
 
     delete_enabled: bool
     manifest_bytes: int = 4 * 1024 * 1024
     most_tags: int = 1000
     most_repositories: int = 1000
     host: str = ""
+    prefix: str = ""
     relative_urls: bool = True
+    readonly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,11 @@ class Registry:
     referrers: Referrers
     options: Options
 
+    def require_writable(self, action: str) -> None:
+        """Raise Unsupported for a push or delete in read-only mode."""
+        if self.options.readonly and action in {"push", "delete"}:
+            raise Unsupported("the registry is read-only: storage.maintenance.readonly")
+
     def require_delete(self) -> None:
         """Raise Unsupported where deleting is switched off."""
         if not self.options.delete_enabled:
@@ -55,6 +62,7 @@ class Registry:
 
         A path alone unless the operator asked for more: no proxy can get that wrong.
         """
+        path = self.options.prefix + path
         if self.options.host:
             return f"{self.options.host}{path}"
         if self.options.relative_urls:

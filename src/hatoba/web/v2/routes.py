@@ -109,6 +109,7 @@ def find(request: Request) -> tuple[Route, Target]:
 
 async def dispatch(registry: Registry, request: Request, route: Route, target: Target) -> Answer:
     """Call the handler, with a checked name where the route has one."""
+    registry.require_writable(route.action)
     if route.pattern in {PING, CATALOG}:
         return await route.handler(registry, request)
     return await route.handler(registry, request, request.repository, target.reference)
