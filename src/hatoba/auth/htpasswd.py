@@ -276,9 +276,7 @@ class Htpasswd:
         else:
             users = {user: stored for user, stored in entries.items() if stored is not None}
             if changed and (locked_out := len(entries) - len(users)):
-                self._log.warning(
-                    "%s: users without a bcrypt hash, who cannot log in: %d", shown(self._path), locked_out
-                )
+                self._log.warning("%s: users locked out for want of a bcrypt hash: %d", shown(self._path), locked_out)
         if not version:
             problem = f"{shown(self._path)}: no such file; nobody can log in"
         if problem and (changed or problem != self._problem):
