@@ -135,11 +135,11 @@ def _server(settings: Settings, host: str, port: int) -> MPServer:
         ),
         # One unread stream must not stall its connection: the connection's window holds sixteen of them.
         http2_settings=HTTP2Settings(initial_stream_window_size=_MIB, initial_connection_window_size=16 * _MIB),
-        log_level=LogLevels.warning,
+        log_level=LogLevels.error,
         log_dictconfig={
             "version": 1,
             "disable_existing_loggers": False,
-            "loggers": {"_granian": {"level": "WARNING", "propagate": True}},
+            "loggers": {"_granian": {"level": "ERROR", "propagate": True}},
         },
         respawn_failed_workers=True,
         respawn_interval=0.5,
