@@ -176,6 +176,8 @@ def _options(settings: Settings) -> Options:
     return Options(
         delete_enabled=delete_enabled(settings),
         manifest_bytes=settings.hatoba.limits.manifest,
+        most_tags=settings.tags.maxtags,
+        most_repositories=settings.catalog.maxentries,
         host=settings.http.host.rstrip("/"),
         prefix=settings.http.prefix.rstrip("/"),
         readonly=settings.storage.maintenance.readonly.enabled,

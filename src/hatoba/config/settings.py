@@ -256,6 +256,18 @@ class HTTPSettings(Section):
         return Path(self.addr) if self.net == "unix" else None
 
 
+class CatalogSettings(Section):
+    """`catalog`."""
+
+    maxentries: int = Field(default=1000, ge=1, description="The most repositories in one page of the catalog.")
+
+
+class TagsSettings(Section):
+    """`tags`."""
+
+    maxtags: int = Field(default=1000, ge=1, description="The most tags in one page of a list that was asked by pages.")
+
+
 class DatabaseSettings(Section):
     """`hatoba.database`."""
 
@@ -290,7 +302,6 @@ class Settings(Section):
 
     unmodelled = frozenset(
         {
-            "catalog",
             "compatibility",
             "health",
             "loglevel",
@@ -300,7 +311,6 @@ class Settings(Section):
             "proxy",
             "redis",
             "reporting",
-            "tags",
             "validation",
         }
     )
@@ -310,6 +320,8 @@ class Settings(Section):
     storage: StorageSettings = Field(default_factory=StorageSettings, description="Where blobs are kept.")
     auth: AuthSettings = Field(default_factory=AuthSettings, description="Who may use the registry.")
     http: HTTPSettings = Field(default_factory=HTTPSettings, description="The HTTP server.")
+    catalog: CatalogSettings = Field(default_factory=CatalogSettings, description="Listing repositories.")
+    tags: TagsSettings = Field(default_factory=TagsSettings, description="Listing tags.")
     hatoba: HatobaSettings = Field(default_factory=HatobaSettings, description="What is hatoba's own.")
 
     @model_validator(mode="before")

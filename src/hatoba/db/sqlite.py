@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import queue
+import re
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,7 @@ _WAIT_SECONDS = 30.0
 _WAL_BYTES = 64 * 1024 * 1024
 _BUSY_MILLISECONDS = 30_000
 _SHARED_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse")
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")  # how /proc/self/mountinfo writes a space
 _RETRY = (("Retry-After", "5"),)
 _SYNCHRONOUS = {"NORMAL": 1, "FULL": 2}
 
@@ -259,11 +261,12 @@ def check_filesystem(path: Path, mounts: str = "/proc/self/mountinfo") -> None:
     where = path.absolute().resolve()
     best, kind = "", ""
     with contextlib.suppress(OSError):
-        for line in Path(mounts).read_text("utf-8", "surrogateescape").splitlines():
-            fields, _, rest = line.partition(" - ")
-            mount = fields.split(" ")[4].encode().decode("unicode_escape")
+        # Bytes: a mount point may hold anything but NUL, and the kernel escapes only space, tab, newline and backslash.
+        for line in filter(None, Path(mounts).read_bytes().split(b"\n")):
+            fields, _, rest = line.partition(b" - ")
+            mount = os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), fields.split(b" ")[4]))
             if len(mount) >= len(best) and where.is_relative_to(mount):
-                best, kind = mount, rest.split(" ")[0]
+                best, kind = mount, os.fsdecode(rest.split(b" ")[0])
     if kind.partition(".")[0] in _SHARED_FILESYSTEMS:
         raise StartError(
             f"{path} lies on {kind} (mounted at {best}), where SQLite's locks do not hold: "

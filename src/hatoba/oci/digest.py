@@ -46,8 +46,10 @@ class Digest:
 
     @classmethod
     def of(cls, content: bytes, algorithm: str = CANONICAL) -> Digest:
-        """The digest of `content`."""
-        return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
+        """The digest of `content`; raises DigestInvalid for an algorithm hatoba cannot compute."""
+        found = hasher(algorithm)
+        found.update(content)
+        return cls(algorithm, found.hexdigest())
 
 
 class Hasher(Protocol):

@@ -26,7 +26,8 @@ async def tags(registry: Registry, request: Request, name: RepositoryName, _refe
 
 async def catalog(registry: Registry, request: Request) -> Response:
     """GET _catalog: repositories with a manifest, in pages."""
-    limit = base.page_size(request, _DEFAULT_REPOSITORIES, registry.options.most_repositories) or 0
+    most = registry.options.most_repositories
+    limit = base.page_size(request, min(_DEFAULT_REPOSITORIES, most), most) or 0
     names, more = await registry.repositories.catalog(request.query("last") or "", limit)
     headers: Headers = [("content-type", "application/json; charset=utf-8")]
     if more and names:

@@ -1,0 +1,147 @@
+"""end-2: pulling blobs, ranges, conditions."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+async def test_get(wire):
+    blob = await wire.push_blob(os.urandom(1000))
+    answer = await wire("GET", wire.blob_path(blob.digest))
+    assert answer.status_code == 200
+    assert answer.content == blob.body
+    assert answer.headers["docker-content-digest"] == blob.digest
+    assert answer.headers["content-length"] == "1000"
+    assert answer.headers["etag"] == f'"{blob.digest}"'
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["cache-control"] == "max-age=31536000"
+
+
+async def test_head(wire):
+    blob = await wire.push_blob(os.urandom(1000))
+    answer = await wire("HEAD", wire.blob_path(blob.digest))
+    assert answer.status_code == 200
+    assert answer.content == b""
+    assert answer.headers["content-length"] == "1000"
+    assert answer.headers["docker-content-digest"] == blob.digest
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_unknown(wire, kit, method):
+    await wire.push_blob(b"something")
+    answer = await wire(method, wire.blob_path(kit.digest_of(b"never pushed")))
+    assert answer.status_code == 404
+    if method == "GET":
+        kit.check_error(answer, 404, "BLOB_UNKNOWN")
+
+
+async def test_unknown_repository(wire, kit):
+    kit.check_error(await wire("GET", wire.blob_path(kit.digest_of(b"x"))), 404, "BLOB_UNKNOWN")
+
+
+async def test_blob_of_another_repository_is_unknown(wire, kit):
+    other = wire.fresh()
+    blob = await wire.push_blob(os.urandom(10), other)
+    kit.check_error(await wire("GET", wire.blob_path(blob.digest)), 404, "BLOB_UNKNOWN")
+
+
+@pytest.mark.parametrize(
+    "digest", ["sha256:totallywrong", "sha256:" + "A" * 64, "md5:" + "a" * 32, "nocolon", "sha256:" + "a" * 63]
+)
+async def test_bad_digest(wire, digest):
+    answer = await wire("GET", wire.blob_path(digest))
+    assert answer.status_code in {400, 404}
+    assert answer.json()["errors"][0]["code"] in {"DIGEST_INVALID", "BLOB_UNKNOWN"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536, 600_000, 3_000_000])
+async def test_sizes(wire, size):
+    blob = await wire.push_blob(os.urandom(size))
+    answer = await wire("GET", wire.blob_path(blob.digest))
+    assert answer.content == blob.body
+    assert answer.headers["content-length"] == str(size)
+
+
+@pytest.mark.parametrize(
+    ("sent", "first", "last"),
+    [
+        ("bytes=0-0", 0, 0),
+        ("bytes=0-9", 0, 9),
+        ("bytes=10-19", 10, 19),
+        ("bytes=990-", 990, 999),
+        ("bytes=-1", 999, 999),
+        ("bytes=-10", 990, 999),
+        ("bytes=-5000", 0, 999),
+        ("bytes=500-5000", 500, 999),
+        ("bytes=0-", 0, 999),
+    ],
+)
+async def test_range(wire, sent, first, last):
+    blob = await wire.push_blob(os.urandom(1000))
+    answer = await wire("GET", wire.blob_path(blob.digest), headers={"range": sent})
+    assert answer.status_code == 206
+    assert answer.headers["content-range"] in {f"bytes {first}-{last}/1000", f"bytes {first}-{last}/*"}
+    assert answer.headers["content-length"] == str(last - first + 1)
+    assert answer.content == blob.body[first : last + 1]
+
+
+@pytest.mark.parametrize("sent", ["bytes=500-0", "bytes=5000-10000", "bytes=1000-", "bytes=-0"])
+async def test_range_outside(wire, sent):
+    blob = await wire.push_blob(os.urandom(1000))
+    answer = await wire("GET", wire.blob_path(blob.digest), headers={"range": sent})
+    assert answer.status_code == 416
+    assert answer.headers["content-range"] == "bytes */1000"
+
+
+@pytest.mark.parametrize(
+    "sent", ["bytes", "lines=1-2", "bytes=a-b", "bytes=-", "bytes=0-1,5-6", "bytes=99999999999999999999-"]
+)
+async def test_range_that_is_none_gives_everything(wire, sent):
+    blob = await wire.push_blob(os.urandom(1000))
+    answer = await wire("GET", wire.blob_path(blob.digest), headers={"range": sent})
+    assert (answer.status_code, answer.content) == (200, blob.body)
+
+
+async def test_range_of_nothing(wire):
+    blob = await wire.push_blob(b"")
+    answer = await wire("GET", wire.blob_path(blob.digest), headers={"range": "bytes=0-0"})
+    assert answer.status_code == 416
+
+
+async def test_if_range(wire):
+    blob = await wire.push_blob(os.urandom(100))
+    headers = {"range": "bytes=0-9", "if-range": f'"{blob.digest}"'}
+    assert (await wire("GET", wire.blob_path(blob.digest), headers=headers)).status_code == 206
+    headers["if-range"] = '"another"'
+    assert (await wire("GET", wire.blob_path(blob.digest), headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_if_none_match(wire, method):
+    blob = await wire.push_blob(os.urandom(100))
+    for sent in (f'"{blob.digest}"', f'"x", "{blob.digest}"', f'W/"{blob.digest}"', "*"):
+        answer = await wire(method, wire.blob_path(blob.digest), headers={"if-none-match": sent})
+        assert (answer.status_code, answer.content) == (304, b"")
+        assert answer.headers["etag"] == f'"{blob.digest}"'
+    answer = await wire(method, wire.blob_path(blob.digest), headers={"if-none-match": '"another"'})
+    assert answer.status_code == 200
+
+
+async def test_if_none_match_of_an_unknown_blob(wire, kit):
+    digest = kit.digest_of(b"unknown")
+    answer = await wire("GET", wire.blob_path(digest), headers={"if-none-match": f'"{digest}"'})
+    assert answer.status_code == 404
+
+
+async def test_never_compressed(wire):
+    blob = await wire.push_blob(b"a" * 10_000)
+    answer = await wire("GET", wire.blob_path(blob.digest), headers={"accept-encoding": "gzip, br"})
+    assert "content-encoding" not in answer.headers
+    assert answer.headers["content-length"] == "10000"
+
+
+async def test_namespace_of_a_mirror_is_accepted(wire):
+    blob = await wire.push_blob(os.urandom(10))
+    assert (await wire("GET", wire.blob_path(blob.digest) + "?ns=docker.io")).status_code == 200
