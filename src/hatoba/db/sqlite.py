@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 import apsw
 
@@ -181,8 +181,7 @@ class _Writer:
 
     async def submit(self, work: Callable[[Transaction], Awaitable[Any]]) -> Any:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._main, name=f"hatoba-{self._lock.name}", daemon=True)
-            self._thread.start()
+            self._start()
         job = _Job(work)
         self._jobs.put(job)
         waiting = asyncio.wrap_future(job.result)
@@ -195,9 +194,8 @@ class _Writer:
                     raise Unavailable("the database is busy", headers=_RETRY) from None
                 raise
             # The work has begun: what it protects (a locked upload, a staged file) must outlive it.
-            await outlast(waiting)
-            if isinstance(stopped, asyncio.CancelledError):
-                raise
+            if await outlast(waiting) or isinstance(stopped, asyncio.CancelledError):
+                raise asyncio.CancelledError from None
             return waiting.result()
 
     def close(self) -> None:
@@ -206,9 +204,17 @@ class _Writer:
             self._thread.join()
             self._thread = None
 
-    def _main(self) -> None:
+    def _start(self) -> None:
+        try:
+            lock = self._lock.open("ab")
+        except OSError as error:
+            raise DatabaseFailed(str(error)) from error
+        self._thread = threading.Thread(target=self._main, args=(lock,), name=f"hatoba-{self._lock.name}", daemon=True)
+        self._thread.start()
+
+    def _main(self, lock: BinaryIO) -> None:
         connection: apsw.Connection | None = None
-        with self._lock.open("ab") as lock:
+        with lock:
             while (job := self._jobs.get()) is not None:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -243,8 +249,15 @@ class _Writer:
     def _checkpoint(self, connection: apsw.Connection) -> None:
         # stat, never open: an open and close in this process would drop SQLite's POSIX locks.
         with contextlib.suppress(FileNotFoundError, apsw.BusyError):
-            if os.stat(self._wal).st_size > _WAL_BYTES:  # noqa: PTH116  on every commit
+            if os.stat(self._wal).st_size <= _WAL_BYTES:  # noqa: PTH116  on every commit
+                return
+            # Without patience: it would wait for the readers of old snapshots, and every writer for it. A later
+            # commit tries again.
+            connection.set_busy_timeout(0)
+            try:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            finally:
+                connection.set_busy_timeout(_BUSY_MILLISECONDS)
 
 
 def check_library() -> None:

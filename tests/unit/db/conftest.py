@@ -53,9 +53,7 @@ def program(folder):
     def start(source, *arguments):
         command = [sys.executable, "-c", source, str(folder), *map(str, arguments)]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        started.append(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True)
-        )
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True))
         return started[-1]
 
     yield start

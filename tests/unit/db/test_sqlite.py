@@ -5,8 +5,11 @@ from datetime import datetime
 from pathlib import Path
 
 import apsw
+import httpx
 import pytest
 
+from hatoba import wiring
+from hatoba.config.load import load
 from hatoba.db import sqlite
 from hatoba.db.engine import now
 from hatoba.db.sqlite import DatabaseFailed, Sqlite, check_filesystem
@@ -136,9 +139,6 @@ async def test_pragmas_hold_on_every_connection(open_sqlite, name, synchronous, 
 
 
 async def test_wiring_asks_full_for_content_and_normal_for_sessions(tmp_path):
-    from hatoba import wiring
-    from hatoba.config.load import load
-
     settings = load(None, {}, {"storage.filesystem.rootdirectory": str(tmp_path)}).settings
     metadata, sessions = wiring._metadata(settings, tmp_path), wiring._sessions(tmp_path)
     try:
@@ -210,48 +210,71 @@ async def test_parameters_are_of_known_types(database):
 # Errors
 
 
-@pytest.mark.parametrize(
-    ("raised", "expected", "status"),
-    [
-        (apsw.FullError, InsufficientStorage, 507),
-        (apsw.BusyError, Unavailable, 503),
-        (apsw.LockedError, Unavailable, 503),
-        (apsw.IOError, DatabaseFailed, 503),
-        (apsw.CantOpenError, DatabaseFailed, 503),
-        (apsw.ReadOnlyError, DatabaseFailed, 503),
-        (apsw.CorruptError, DatabaseFailed, 503),
-        (apsw.NotADBError, DatabaseFailed, 503),
-    ],
-)
-@pytest.mark.parametrize("way", ["one", "all", "write", "scan", "version"])
-async def test_errors_of_sqlite_are_translated_and_their_text_stays_here(
-    database, monkeypatch, raised, expected, status, way
-):
+TRANSLATIONS = {
+    apsw.FullError: InsufficientStorage,
+    apsw.BusyError: Unavailable,
+    apsw.LockedError: Unavailable,
+    apsw.IOError: DatabaseFailed,
+    apsw.CantOpenError: DatabaseFailed,
+    apsw.ReadOnlyError: DatabaseFailed,
+    apsw.CorruptError: DatabaseFailed,
+    apsw.NotADBError: DatabaseFailed,
+}
+
+
+@pytest.mark.parametrize("way", ["one", "all", "write", "scan"])
+@pytest.mark.parametrize("raised", TRANSLATIONS)
+async def test_errors_of_sqlite_are_translated_and_their_text_stays_here(database, monkeypatch, raised, way):
     def fail(*_):
         raise raised("secret words of /srv/hatoba/metadata.db")
 
     async def failing(_):
         fail()
 
-    if way in {"one", "all"}:
-        monkeypatch.setattr(sqlite, f"_{way}", fail)
-    with pytest.raises(expected) as caught:
-        if way == "version":
-            monkeypatch.setattr(database, "_version", type("Broken", (), {"execute": fail, "close": fail})())
-            try:
-                database.version()
-            finally:
-                monkeypatch.undo()
-        else:
-            await getattr(database, way)(failing if way in {"write", "scan"} else "SELECT 1")
+    monkeypatch.setattr(sqlite, "_one", fail)
+    monkeypatch.setattr(sqlite, "_all", fail)
+    with pytest.raises(TRANSLATIONS[raised]) as caught:
+        await getattr(database, way)(failing if way in {"write", "scan"} else "SELECT 1")
     assert isinstance(caught.value.__cause__, raised), "the log has the reason"
     response = errors.render(caught.value)
-    assert response.status == status
+    assert response.status == (507 if raised is apsw.FullError else 503)
     assert json.loads(response.body)["errors"][0]["code"] == "UNAVAILABLE"
     assert b"secret" not in response.body
     assert b"srv" not in response.body
-    if status == 503:
-        assert int(dict(response.headers)["retry-after"]) > 0
+    assert response.status == 507 or int(dict(response.headers)["retry-after"]) > 0
+
+
+class Broken:
+    def __init__(self, cursor):
+        self.close = cursor.close
+
+    def execute(self, _):
+        raise apsw.IOError("disk I/O error")
+
+
+def test_an_error_of_the_version_is_translated(open_sqlite):
+    database = open_sqlite()
+    database._version = Broken(database._version)
+    with pytest.raises(DatabaseFailed):
+        database.version()
+
+
+@pytest.mark.parametrize("raised", [apsw.CorruptError, apsw.BusyError])
+async def test_a_client_hears_no_word_of_what_broke(tmp_path, monkeypatch, raised):
+    def fail(*_):
+        raise raised(f"database disk image is malformed: {tmp_path}")
+
+    settings = load(None, {}, {"storage.filesystem.rootdirectory": str(tmp_path)}).settings
+    async with wiring.running(settings) as app:
+        with monkeypatch.context() as patched:
+            patched.setattr(sqlite, "_one", fail)
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hatoba") as client:
+                answer = await client.get("/v2/a/manifests/latest")
+    assert answer.status_code == 503
+    assert answer.json()["errors"][0]["code"] == "UNAVAILABLE"
+    assert int(answer.headers["retry-after"]) > 0
+    assert "malformed" not in answer.text
+    assert str(tmp_path) not in answer.text
 
 
 async def test_a_defect_is_not_hidden_behind_503(database):

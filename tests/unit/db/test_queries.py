@@ -1,0 +1,196 @@
+"""What SQLite does with every statement of `db/`: each by an index, none by looking through a table."""
+
+import inspect
+import re
+
+import apsw
+import pytest
+
+from hatoba.db import blobs, manifests, mirror, repositories, tags, uploads
+from hatoba.db.engine import now
+from hatoba.db.mirror import MirrorRow
+from hatoba.db.sqlite import _adapted
+from hatoba.db.tags import Move
+from hatoba.db.uploads import UploadRow
+from hatoba.oci.digest import Digest
+from hatoba.testing.database_rows import row_of
+
+MODULES = (blobs, manifests, mirror, repositories, tags, uploads)
+DIGEST = Digest.of(b"")
+AT = now()
+MOVE = Move("a", "latest", AT, None)
+UPLOAD = UploadRow("id", "a", 0, "sha256", None, AT, AT)
+
+CONTENT = {
+    "blobs.find": lambda on: blobs.find(on, DIGEST),
+    "blobs.find_linked": lambda on: blobs.find_linked(on, "a", DIGEST),
+    "blobs.find_manifest": lambda on: blobs.find_manifest(on, "a", DIGEST),
+    "blobs.make_ready": lambda on: blobs.make_ready(on, DIGEST, "key", 1, AT),
+    "blobs.touch": lambda on: blobs.touch(on, DIGEST, AT),
+    "blobs.mark_missing": lambda on: blobs.mark_missing(on, DIGEST),
+    "blobs.link": lambda on: blobs.link(on, 1, DIGEST, AT),
+    "blobs.unlink": lambda on: blobs.unlink(on, 1, DIGEST),
+    "blobs.referencing": lambda on: blobs.referencing(on, 1, DIGEST, 5),
+    "blobs.linked_digests": lambda on: blobs.linked_digests(on, "a", "", 5),
+    "manifests.find_by_digest": lambda on: manifests.find_by_digest(on, "a", DIGEST),
+    "manifests.find_by_tag": lambda on: manifests.find_by_tag(on, "a", "latest"),
+    "manifests.keep_body": lambda on: manifests.keep_body(on, DIGEST, b""),
+    "manifests.upsert": lambda on: manifests.upsert(on, 1, row_of(DIGEST)),
+    "manifests.add_reference": lambda on: manifests.add_reference(on, 1, DIGEST, DIGEST, "layer"),
+    "manifests.delete": lambda on: manifests.delete(on, 1, DIGEST),
+    "manifests.referrers": lambda on: manifests.referrers(on, "a", DIGEST, None, "", 5),
+    "manifests.referrers by type": lambda on: manifests.referrers(on, "a", DIGEST, "text/a", "", 5),
+    "manifests.held": lambda on: manifests.held(on, "a", DIGEST),
+    "manifests.digests": lambda on: manifests.digests(on, "a", "", 5),
+    "mirror.mark": lambda on: mirror.mark(on, "a", "tag", "latest", AT),
+    "mirror.settle": lambda on: mirror.settle(on, MirrorRow("a", "tag", "latest", 1)),
+    "mirror.pending": lambda on: mirror.pending(on, AT, 5),
+    "mirror.is_pending": lambda on: mirror.is_pending(on, "a", "tag", "latest"),
+    "mirror.count": lambda on: mirror.count(on, AT),
+    "repositories.ensure": lambda on: repositories.ensure(on, "a", AT),
+    "repositories.find": lambda on: repositories.find(on, "a"),
+    "repositories.catalog": lambda on: repositories.catalog(on, "", 5),
+    "repositories.names": lambda on: repositories.names(on, "", 5),
+    "tags.find": lambda on: tags.find(on, "a", "latest"),
+    "tags.names": lambda on: tags.names(on, 1, "", 5),
+    "tags.pointing_at": lambda on: tags.pointing_at(on, 1, DIGEST),
+    "tags.point": lambda on: tags.point(on, 1, MOVE, DIGEST),
+    "tags.delete": lambda on: tags.delete(on, 1, MOVE),
+}
+SESSIONS = {
+    "uploads.start": lambda on: uploads.start(on, "id", "a", DIGEST, AT),
+    "uploads.find": lambda on: uploads.find(on, "a", "id"),
+    "uploads.advance": lambda on: uploads.advance(on, UPLOAD, 1, None, AT),
+    "uploads.end": lambda on: uploads.end(on, "id"),
+    "uploads.idle": lambda on: uploads.idle(on, AT, 5),
+}
+
+
+def test_every_function_that_holds_sql_is_here():
+    functions = {
+        f"{module.__name__.rpartition('.')[2]}.{name}"
+        for module in MODULES
+        for name, function in vars(module).items()
+        if inspect.iscoroutinefunction(function) and function.__module__ == module.__name__ and name[0] != "_"
+    }
+    assert {name.partition(" ")[0] for name in CONTENT | SESSIONS} == functions
+
+
+class Recording:
+    """A transaction that remembers each statement and answers as if a row were there."""
+
+    def __init__(self):
+        self.statements = []
+
+    async def one(self, sql, **parameters):
+        self.statements.append((sql, parameters))
+        return None if sql.startswith("SELECT") else (1,)
+
+    async def all(self, sql, **parameters):
+        self.statements.append((sql, parameters))
+        return []
+
+    async def run(self, sql, **parameters):
+        self.statements.append((sql, parameters))
+        return 1
+
+
+async def plan(connection, call):
+    """What SQLite says that it would do for each statement of the function."""
+    recording = Recording()
+    await call(recording)
+    assert recording.statements
+    return [
+        row[3]
+        for sql, parameters in recording.statements
+        for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", _adapted(parameters))
+    ]
+
+
+def wasteful(steps):
+    """Steps that look through a whole table or sort: each grows with the registry."""
+    return [step for step in steps if re.match(r"SCAN (?!CONSTANT ROW)|USE TEMP B-TREE", step)]
+
+
+@pytest.fixture
+async def content(open_sqlite):
+    database = open_sqlite()
+    await database.migrate()
+    return database._reader
+
+
+@pytest.fixture
+async def sessions(open_sqlite):
+    database = open_sqlite("uploads", "NORMAL")
+    await database.migrate()
+    return database._reader
+
+
+@pytest.mark.parametrize("name", CONTENT)
+async def test_each_statement_of_content_uses_an_index(content, name):
+    assert wasteful(await plan(content, CONTENT[name])) == []
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+async def test_each_statement_of_sessions_uses_an_index(sessions, name):
+    assert wasteful(await plan(sessions, SESSIONS[name])) == []
+
+
+@pytest.mark.parametrize(
+    ("index", "name"),
+    [
+        ("manifests_subject", "manifests.referrers"),
+        ("manifest_references_digest", "blobs.referencing"),
+        ("tags_digest", "tags.pointing_at"),
+        ("mirror_marked", "mirror.pending"),
+    ],
+)
+async def test_without_its_index_it_would_be_seen(database, content, index, name):
+    before = await plan(content, CONTENT[name])
+    assert any(index in step for step in before)
+    await database.write(lambda transaction: transaction.run(f"DROP INDEX {index}"))
+    after = await plan(content, CONTENT[name])
+    assert not any(index in step for step in after)
+    # What is left is a search in the repository's part of the primary key, or a scan: not the whole condition.
+    assert wasteful(after) or all("repository_id=?)" in step for step in after if step.startswith("SEARCH"))
+
+
+async def test_a_scan_would_be_seen(content):
+    async def slow(on):
+        await on.all("SELECT name FROM tags WHERE pushed_by = 'alice' ORDER BY pushed_at")
+
+    assert wasteful(await plan(content, slow)) == ["SCAN tags", "USE TEMP B-TREE FOR ORDER BY"]
+
+
+async def test_every_foreign_key_has_an_index_on_its_columns(content):
+    """Without one, each delete of the row it points at would look through the whole table."""
+    tables = [row[0] for row in content.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    found = 0
+    for table in tables:
+        keys = {}
+        for number, _, _, column, *_ in content.execute(f"PRAGMA foreign_key_list({table})"):
+            keys.setdefault(number, []).append(column)
+        indexes = [
+            [column for _, _, column in content.execute(f"PRAGMA index_info({name})")]
+            for _, name, *_ in content.execute(f"PRAGMA index_list({table})")
+        ]
+        for columns in keys.values():
+            found += 1
+            assert any(sorted(index[: len(columns)]) == sorted(columns) for index in indexes), (table, columns)
+    assert found >= 7
+
+
+# The history of tags
+
+
+@pytest.mark.parametrize("statement", ["UPDATE tag_moves SET actor = 'mallory'", "DELETE FROM tag_moves"])
+async def test_moves_of_tags_are_only_ever_added(database, statement):
+    async def move(transaction):
+        await tags._record(transaction, MOVE, DIGEST)
+
+    await database.write(move)
+    with pytest.raises(apsw.ConstraintError, match="append-only"):
+        await database.write(lambda transaction: transaction.run(statement))
+    assert await database.all("SELECT tag, actor FROM tag_moves") == [("latest", None)]
+    await database.write(move)
+    assert await database.one("SELECT count(*) FROM tag_moves") == (2,)
