@@ -11,7 +11,7 @@ statuses: Docker's registry.
         ├── BlobUnknown                404   ├── NameInvalid             400
         ├── BlobUploadInvalid          400   ├── NameUnknown             404
         ├── BlobUploadUnknown          404   ├── TagInvalid              400
-        ├── DigestInvalid              400   ├── SizeInvalid             400 or 413
+        ├── DigestInvalid              400   ├── SizeInvalid             400
         ├── ManifestBlobUnknown        400   ├── RangeInvalid            416
         ├── ManifestInvalid            400   ├── PaginationInvalid       400
         ├── ManifestTooLarge           413   ├── Unauthorized            401

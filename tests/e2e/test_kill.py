@@ -56,7 +56,10 @@ class Server:
 
     def workers(self) -> list[int]:
         pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        except FileNotFoundError:
+            return []
         return [int(child) for child in children.split()]
 
     def answers(self) -> bool:
@@ -80,8 +83,7 @@ class Server:
 
     def kill(self, what: str) -> None:
         if what == "worker":
-            os.kill(random.choice(self.workers()), signal.SIGKILL)  # noqa: S311
-            wait_for(self.answers, "the server does not go on after a worker was killed")
+            self._kill_worker()
             return
         if what == "group":
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -90,6 +92,17 @@ class Server:
         self.process.wait(30)
         wait_for(self.gone, "a process of the server outlives it")
         self.start()
+
+    def _kill_worker(self) -> None:
+        """The server goes on with a new one; killed again within seconds it takes that for a crash loop and ends."""
+        wait_for(self.workers, "the server has no worker")
+        os.kill(random.choice(self.workers()), signal.SIGKILL)  # noqa: S311
+        time.sleep(0.2)
+        wait_for(lambda: self.process.poll() is not None or self.answers(), "no new worker comes")
+        if self.process.poll() is not None:
+            assert self.process.returncode != 0
+            wait_for(self.gone, "a process of the server outlives it")
+            self.start()
 
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -107,19 +120,20 @@ def wait_for(condition, message: str, seconds: float = 30.0) -> None:
 
 
 class Client:
-    """One request a connection; raises OSError or HTTPException when the server dies under it."""
+    """Raises OSError or HTTPException when the server dies under a request; the next one connects anew."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
 
     def call(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
         try:
-            connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
-            answer = connection.getresponse()
+            self._connection.request(method, path, body, named)
+            answer = self._connection.getresponse()
             return answer.status, answer.read(), answer.headers.get("Location", "")
-        finally:
-            connection.close()
+        except BaseException:
+            self._connection.close()
+            raise
 
     def push_blob(self, repository: str, body: bytes, how: int) -> None:
         digest = digest_of(body)
@@ -220,13 +234,15 @@ def check(server: Server, acknowledged: Acknowledged, *, recent: int | None = No
             assert digest_of(found) in may_be, f"tag {repository}:{tag} names what was never pushed to it"
 
 
-def check_links(root, pushers: list[Pusher]) -> None:
+def check_links(root, port: int, pushers: list[Pusher]) -> None:
     """After a while every tag's link names what the registry serves."""
+
+    client = Client(port)
 
     def links_true() -> bool:
         for pusher in pushers:
             for repository, tag in pusher.acknowledged.tags:
-                found = digest_of(Client(pusher._client._port).call("GET", f"/v2/{repository}/manifests/{tag}")[1])
+                found = digest_of(client.call("GET", f"/v2/{repository}/manifests/{tag}")[1])
                 path = f"data/docker/registry/v2/repositories/{repository}/_manifests/tags/{tag}/current/link"
                 link = root / path
                 if not link.exists() or link.read_text() != found:
@@ -269,7 +285,7 @@ def test_acknowledged_pushes_survive(tmp_path, port, what, workers):
             assert pusher.problem is None, pusher.problem
             assert pusher.pushed > 0
             check(server, pusher.acknowledged)
-        check_links(tmp_path, pushers)
+        check_links(tmp_path, port, pushers)
     finally:
         for pusher in pushers:
             pusher.stopped.set()

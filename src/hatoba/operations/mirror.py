@@ -19,7 +19,7 @@ from typing import BinaryIO
 import structlog
 
 from hatoba.blobs import layout
-from hatoba.blobs.driver import BlobDriver, OutOfSpace
+from hatoba.blobs.driver import BlobDriver, KeyMissing, OutOfSpace
 from hatoba.cancellation import outlast
 from hatoba.db import blobs, manifests, mirror, tags
 from hatoba.db.engine import Database, Transaction, now
@@ -31,6 +31,7 @@ _SETTLE_SECONDS = 1.0
 _LEFTOVER_AGE = timedelta(seconds=10)  # younger marks are another request's, about to be written
 _BATCH = 500
 _LOCKS = 64
+_FAILURES = (RegistryError, OutOfSpace, KeyMissing)  # KeyMissing: a file stands where a folder should be
 
 
 class Mirror:
@@ -53,7 +54,7 @@ class Mirror:
             async with self._locked(rows[0].repository):
                 for row in rows:
                     self._written[row] = await self._make_true(row)
-        except (RegistryError, OutOfSpace) as error:
+        except _FAILURES as error:
             self._log.error(
                 "a link file cannot be written; it stays pending", repository=rows[0].repository, reason=str(error)
             )
@@ -65,7 +66,7 @@ class Mirror:
             try:
                 await self.catch_up(_LEFTOVER_AGE)
                 await self.settle()
-            except (RegistryError, OutOfSpace) as error:
+            except _FAILURES as error:
                 self._log.error("link files are not settled; trying again", reason=str(error))
 
     async def catch_up(self, age: timedelta = timedelta(0)) -> int:

@@ -41,7 +41,7 @@ async def follow_links(database: Database, driver: BlobDriver, links: Mirror, lo
             for name in names:
                 try:
                     await walk.repository(name)
-                except (RegistryError, OutOfSpace) as error:
+                except (RegistryError, OutOfSpace, KeyMissing) as error:
                     log.error("links of a repository cannot be compared", repository=name, reason=str(error))
                 await asyncio.sleep(_PAUSE_SECONDS)
             after = names[-1]
@@ -94,10 +94,8 @@ class LinkWalk:
             if await manifests.held(self._database, name, digest):
                 await self._follow(name, repository_id, tag, row, digest)
                 return
-        self._log.warning(
-            "a tag's link names no manifest of the repository; writing it again", repository=name, tag=tag
-        )
-        await self._write_again(name, "tag", tag)
+        # Not ours to overwrite: another registry may have pushed there. Reading its push in is adoption's work.
+        self._log.warning("a tag's link names no manifest of the repository; left alone", repository=name, tag=tag)
 
     async def _follow(self, name: str, repository_id: int, tag: str, row: str, digest: Digest) -> None:
         async def point(transaction: Transaction) -> bool:

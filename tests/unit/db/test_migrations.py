@@ -19,7 +19,7 @@ STEPS = [
     Migration(2, "second", "CREATE TABLE two (a INTEGER) STRICT; INSERT INTO one VALUES (2)"),
     Migration(3, "third", "CREATE TABLE three (a INTEGER) STRICT; INSERT INTO one VALUES (3)"),
 ]
-BROKEN = Migration(2, "second", f"{STEPS[1].sql}; INSERT INTO nowhere VALUES (1); CREATE TABLE never (a)")  # noqa: S608
+BROKEN = Migration(2, "second", f"{STEPS[1].sql}; INSERT INTO nowhere VALUES (1); CREATE TABLE never (a)")
 DATABASES = ["metadata", "uploads"]
 
 

@@ -108,8 +108,12 @@ async def plan(connection, call):
 
 
 def wasteful(steps):
-    """Steps that look through a whole table or sort: each grows with the registry."""
-    return [step for step in steps if re.match(r"SCAN (?!CONSTANT ROW)|USE TEMP B-TREE", step)]
+    """Steps that look through a table, sort, or search a repository's rows one by one: each grows with the registry."""
+    return [
+        step
+        for step in steps
+        if re.match(r"SCAN (?!CONSTANT ROW)|USE TEMP B-TREE|SEARCH (?!\w+ EXISTS).* \(repository_id=\?\)", step)
+    ]
 
 
 @pytest.fixture
@@ -128,7 +132,10 @@ async def sessions(open_sqlite):
 
 @pytest.mark.parametrize("name", CONTENT)
 async def test_each_statement_of_content_uses_an_index(content, name):
-    assert wasteful(await plan(content, CONTENT[name])) == []
+    found = wasteful(await plan(content, CONTENT[name]))
+    if name == "repositories.ensure":  # whether rows refer to an id that is new: there are none
+        found = [step for step in found if not re.match("SEARCH (manifests|repository_blobs) USING COVERING", step)]
+    assert found == []
 
 
 @pytest.mark.parametrize("name", SESSIONS)
@@ -137,22 +144,19 @@ async def test_each_statement_of_sessions_uses_an_index(sessions, name):
 
 
 @pytest.mark.parametrize(
-    ("index", "name"),
+    ("name", "search"),
     [
-        ("manifests_subject", "manifests.referrers"),
-        ("manifest_references_digest", "blobs.referencing"),
-        ("tags_digest", "tags.pointing_at"),
-        ("mirror_marked", "mirror.pending"),
+        ("manifests.referrers", "manifests_subject (repository_id=? AND subject=? AND digest>?)"),
+        ("blobs.referencing", "manifest_references_digest (repository_id=? AND digest=?)"),
+        ("tags.pointing_at", "tags_digest (repository_id=? AND digest=?)"),
+        ("mirror.pending", "mirror_marked (marked_at<?)"),
     ],
 )
-async def test_without_its_index_it_would_be_seen(database, content, index, name):
-    before = await plan(content, CONTENT[name])
-    assert any(index in step for step in before)
-    await database.write(lambda transaction: transaction.run(f"DROP INDEX {index}"))
-    after = await plan(content, CONTENT[name])
-    assert not any(index in step for step in after)
-    # What is left is a search in the repository's part of the primary key, or a scan: not the whole condition.
-    assert wasteful(after) or all("repository_id=?)" in step for step in after if step.startswith("SEARCH"))
+async def test_searches_that_have_an_index_of_their_own_use_it(database, content, name, search):
+    assert any(search in step for step in await plan(content, CONTENT[name]))
+    await database.write(lambda transaction: transaction.run(f"DROP INDEX {search.partition(' ')[0]}"))
+    content.execute("SELECT * FROM tags").fetchall()  # an EXPLAIN alone does not notice the new schema
+    assert not any(search in step for step in await plan(content, CONTENT[name]))
 
 
 async def test_a_scan_would_be_seen(content):

@@ -327,6 +327,6 @@ async def test_a_scan_does_not_make_writers_wait_for_the_checkpoint(database, fo
     await scanning
     assert waited < 2, f"ten small writes took {waited:.1f} s"
     assert wal_bytes(folder) > 10_000
-    await database.write(adding("after"))
-    await database.write(lambda transaction: transaction.one("SELECT 1"))
-    assert wal_bytes(folder) == 0, "a later commit has emptied it"
+    for _ in range(2):
+        await database.write(lambda transaction: transaction.one("SELECT 1"))
+    assert wal_bytes(folder) == 0, "a later one has emptied it"

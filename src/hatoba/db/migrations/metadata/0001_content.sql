@@ -59,7 +59,7 @@ CREATE TABLE manifest_references (
   PRIMARY KEY (repository_id, manifest, digest, kind),
   FOREIGN KEY (repository_id, manifest) REFERENCES manifests (repository_id, digest) ON DELETE CASCADE
 ) STRICT;
-CREATE INDEX manifest_references_digest ON manifest_references (repository_id, digest, manifest);
+CREATE INDEX manifest_references_digest ON manifest_references (repository_id, digest, manifest, kind);
 
 CREATE TABLE tags (
   repository_id INTEGER NOT NULL,
@@ -70,7 +70,7 @@ CREATE TABLE tags (
   PRIMARY KEY (repository_id, name),
   FOREIGN KEY (repository_id, digest) REFERENCES manifests (repository_id, digest)
 ) STRICT;
-CREATE INDEX tags_digest ON tags (repository_id, digest);
+CREATE INDEX tags_digest ON tags (repository_id, digest, name);
 
 -- Where each tag pointed and when; a null digest is a deletion. Only ever added to.
 CREATE TABLE tag_moves (

@@ -1,0 +1,142 @@
+"""Workers in one process: each `worker()` opens hatoba anew on the same folder, with descriptors of its own.
+
+flock and SQLite keep two of them apart exactly as they do two processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import apsw
+import httpx
+import pytest
+
+from hatoba import wiring
+from hatoba.config.load import load
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+NAME = "team/app"
+
+
+def digest_of(body: bytes) -> str:
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+class Worker:
+    """One opened hatoba: its application, its parts and a client."""
+
+    def __init__(self, app, http) -> None:
+        self.app = app
+        self.http = http
+        self.registry = app._registry
+        self.uploads = app._registry.uploads
+        self.driver = app._registry.uploads._driver
+        self.database = app._registry.uploads._database
+        self.sessions = app._registry.uploads._sessions
+        self.mirror = app._registry.uploads._links
+
+    async def __call__(self, method: str, path: str, **options) -> httpx.Response:
+        return await self.http.request(method, path, **options)
+
+    async def start(self, name: str = NAME) -> str:
+        return (await self("POST", f"/v2/{name}/blobs/uploads/")).headers["location"]
+
+    async def push_blob(self, body: bytes, name: str = NAME) -> str:
+        answer = await self("POST", f"/v2/{name}/blobs/uploads/?digest={digest_of(body)}", content=body)
+        assert answer.status_code == 201, answer.text
+        return digest_of(body)
+
+    async def push_manifest(self, body: bytes, reference: str, name: str = NAME) -> httpx.Response:
+        headers = {"content-type": MANIFEST}
+        return await self("PUT", f"/v2/{name}/manifests/{reference}", content=body, headers=headers)
+
+    async def push_image(self, tag: str, name: str = NAME, note: str = "") -> bytes:
+        await self.push_blob(b"{}", name)
+        body = manifest_of(b"{}", [], note=note or os.urandom(8).hex())
+        answer = await self.push_manifest(body, tag, name)
+        assert answer.status_code == 201, answer.text
+        return body
+
+
+def manifest_of(config: bytes, layers: list[bytes], note: str = "") -> bytes:
+    def describe(body: bytes) -> dict[str, object]:
+        return {"mediaType": "application/octet-stream", "digest": digest_of(body), "size": len(body)}
+
+    fields = {"config": describe(config), "layers": [describe(layer) for layer in layers], "annotations": {"n": note}}
+    return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, **fields}).encode()
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return tmp_path / "root"
+
+
+@pytest.fixture
+async def worker(root):
+    """worker() opens another one; `await one.aclose()` ends it, `crash()` drops it as `kill -9` would."""
+    opened = []
+
+    async def open_one(**overrides) -> Worker:
+        options = {"storage.filesystem.rootdirectory": str(root), "http.addr": "127.0.0.1:5000", **overrides}
+        stack = contextlib.AsyncExitStack()
+        app = await stack.enter_async_context(wiring.running(load(None, {}, options).settings))
+        transport = httpx.ASGITransport(app=app)
+        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://t", timeout=60))
+        one = Worker(app, http)
+        one.aclose = stack.aclose
+        opened.append(stack)
+        return one
+
+    yield open_one
+    for stack in reversed(opened):
+        await stack.aclose()
+
+
+@pytest.fixture
+def tree(root):
+    """Where Docker's layout begins."""
+    return root / "docker/registry/v2"
+
+
+@pytest.fixture
+def blob_file(tree):
+    def find(digest: str) -> Path:
+        return tree / "blobs/sha256" / digest[7:9] / digest[7:] / "data"
+
+    return find
+
+
+@pytest.fixture
+def link(tree):
+    """The content of a link of the repository, None when it is not there."""
+
+    def read(path: str, name: str = NAME) -> str | None:
+        file = tree / "repositories" / name / path / "link"
+        return file.read_text() if file.exists() else None
+
+    return read
+
+
+@pytest.fixture
+def rows(root):
+    """Rows of metadata.db, through SQLite and a connection of its own."""
+
+    def select(sql: str, file: str = "metadata.db") -> list[tuple]:
+        connection = apsw.Connection(str(root / "hatoba" / file))
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+
+    return select
+
+
+@pytest.fixture
+def kit():
+    """What tests here share (test folders are no packages)."""
+    return sys.modules[__name__]
