@@ -10,8 +10,10 @@ import asyncio
 import json
 import logging
 import os
+import select
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import structlog
@@ -58,12 +60,22 @@ def configure(level: Literal["error", "warn", "info", "debug"], formatter: Liter
 
 
 def _on_one_line(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    # logfmt refuses keys and values that would break a line; a client must not be able to forge one.
+    # logfmt refuses keys that would break a line; a client must not be able to forge one, nor to steer a terminal.
     return {
-        key.replace(" ", "_"): value if value is None or isinstance(value, int | float | bool) else str(value)
+        "".join(c if c.isprintable() and c not in ' ="' else "_" for c in key): _printable(value)
         for key, value in event.items()
-        if not key.startswith("_") or key in {"_record", "_from_structlog"}
+        if not key.startswith("_")
     } | {key: event[key] for key in ("_record", "_from_structlog") if key in event}
+
+
+def _printable(value: Any) -> Any:
+    if value is None or isinstance(value, int | float):
+        return value
+    text = str(value)
+    if text.isprintable():
+        return text
+    # Newlines are left to the renderers, which both escape them.
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 class AccessLog:
@@ -90,17 +102,39 @@ class AccessLog:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Write what is waiting; lines that nobody can take are dropped rather than held."""
+        """Write what is waiting; lines that nobody can take are dropped rather than held.
+
+        In pieces that a pipe takes whole, each when there is room: a reader that stands still stops no request, and
+        the lines of several workers do not mix.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         lines, self._lines = self._lines, []
-        content = "".join(lines).encode("utf-8", "backslashreplace")
+        room = select.poll()
+        room.register(self._descriptor, select.POLLOUT)
         try:
-            while content:
-                content = content[os.write(self._descriptor, content) :]
+            for piece in _pieces(lines):
+                if not room.poll(0):
+                    raise BlockingIOError
+                os.write(self._descriptor, piece)
         except OSError:
             logging.getLogger("hatoba.access").debug("access log cannot be written")
+
+
+def _pieces(lines: list[str]) -> Iterator[bytes]:
+    piece = b""
+    for line in lines:
+        content = line.encode("utf-8", "backslashreplace")
+        if piece and len(piece) + len(content) > select.PIPE_BUF:
+            yield piece
+            piece = b""
+        piece += content
+        while len(piece) > select.PIPE_BUF:
+            yield piece[: select.PIPE_BUF]
+            piece = piece[select.PIPE_BUF :]
+    if piece:
+        yield piece
 
 
 def _quoted(value: str | float) -> str:

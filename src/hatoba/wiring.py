@@ -101,7 +101,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         access_log = _access_log(settings, stack)
         app = App(
             registry,
-            lambda: _problems(database, mirror),
+            lambda: _problems(mirror),
             access_log,
             settings.http.headers,
             settings.hatoba.limits.stalltimeout.total_seconds(),
@@ -142,11 +142,10 @@ async def _last_settle(mirror: Mirror) -> None:
         await mirror.settle()
 
 
-async def _problems(database: Sqlite, mirror: Mirror) -> list[str]:
+async def _problems(mirror: Mirror) -> list[str]:
     """Why the registry is not ready; nothing that a probe by strangers should not read."""
     try:
         overdue = await mirror.pending(_OVERDUE)
-        await database.one("SELECT 1")
     except RegistryError:
         return ["the database does not answer"]
     return [f"{overdue} link files cannot be written"] if overdue else []

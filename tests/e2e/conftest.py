@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,11 +28,11 @@ ENTRYPOINT ["/busybox"]
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("REGISTRY_", "DOCKER_"))}
-    return {**kept, **extra}
+    ours = ("REGISTRY_", "DOCKER_", "HATOBA_", "PYTHONPATH")
+    return {key: value for key, value in os.environ.items() if not key.startswith(ours)} | extra
 
 
-def wait_for(condition, message: str, seconds: float = 30.0):
+def wait_for(condition, message: str | Callable[[], str], seconds: float = 30.0):
     end = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > end:
@@ -40,10 +42,10 @@ def wait_for(condition, message: str, seconds: float = 30.0):
 
 
 class Server:
-    """A running hatoba: its output, its process, and its end."""
+    """A program that serves, in a process group of its own: its output, its process, and its end."""
 
-    def __init__(self, command, folder: Path, name: str = "server", **environment: str) -> None:
-        self.out_path, self.err_path = folder / f"{name}.out", folder / f"{name}.err"
+    def __init__(self, command, folder: Path, logs: Path, name: str, **environment: str) -> None:
+        self.out_path, self.err_path = logs / f"{name}.out", logs / f"{name}.err"
         with self.out_path.open("wb") as out, self.err_path.open("wb") as err:
             self.process = subprocess.Popen(
                 [str(part) for part in command], cwd=folder, stdout=out, stderr=err, start_new_session=True,
@@ -58,16 +60,36 @@ class Server:
     def err(self) -> str:
         return self.err_path.read_text()
 
+    @property
+    def password(self) -> str:
+        """What the first start printed."""
+        return re.search(r"user admin and password (\S+)", self.out)[1]
+
+    @property
+    def host(self) -> str:
+        return re.search(r"listening on ([][\w.:]+)", self.err)[1].replace("[::]", "127.0.0.1")
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if "level=error" in line]
+
     def ready(self) -> Server:
-        wait_for(lambda: "listening on" in self.err or self.process.poll() is not None, "no line `listening on`")
+        wait_for(
+            lambda: "listening on" in self.err or self.process.poll() is not None,
+            lambda: f"no line `listening on`:\n{self.err}",
+        )
         assert self.process.poll() is None, self.err
         return self
 
     def stop(self) -> int:
         """SIGTERM; the exit code, when no process of the group is left."""
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(30)
-        wait_for(self._group_is_gone, "a process of the server outlives it")
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        return self.end()
+
+    def end(self) -> int:
+        code = self.process.wait(60)
+        wait_for(self.gone, "a process of the server outlives it")
         return code
 
     def kill(self) -> None:
@@ -75,7 +97,7 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(30)
 
-    def _group_is_gone(self) -> bool:
+    def gone(self) -> bool:
         try:
             os.killpg(self.process.pid, 0)
         except ProcessLookupError:
@@ -85,17 +107,47 @@ class Server:
 
 @pytest.fixture
 def start(tmp_path):
-    """start(command…) gives a Server that ends with the test."""
+    """start(command…) gives a Server that ends with the test, whatever it does."""
     started = []
 
     def run(*command, folder: Path = tmp_path, name: str = "server", **environment: str) -> Server:
-        server = Server(command, folder, name, **environment)
+        server = Server(command, folder, tmp_path, name, **environment)
         started.append(server)
         return server
 
     yield run
     for server in started:
         server.kill()
+
+
+@pytest.fixture
+def serving(start):
+    """`with serving(root, …) as server`: `hatoba serve` in full life; at the end SIGTERM, exit code 0, nothing left.
+
+    `root` is `--root`, or None for what hatoba chooses. `program` is another command with the same `serve`.
+    """
+
+    @contextlib.contextmanager
+    def serve(root: Path | None, *arguments, program: Path = HATOBA, env=None, **options) -> Iterator[Server]:
+        where = [] if root is None else ["--root", root]
+        server = start(program, "serve", *where, *arguments, **options, **(env or {})).ready()
+        yield server
+        if server.process.poll() is None:
+            assert server.stop() == 0, server.err
+
+    return serve
+
+
+@pytest.fixture
+def config(tmp_path):
+    """config(text) writes a file as Docker's registry has it, with its data in `tmp_path/data`."""
+
+    def write(text: str = "", name: str = "config.yml") -> Path:
+        path = tmp_path / name
+        path.write_text(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path / 'data'}}}}}\n{text}")
+        return path
+
+    return write
 
 
 @pytest.fixture
@@ -108,67 +160,103 @@ def free_port():
     return find
 
 
+def needed(*programs: str) -> None:
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
 @pytest.fixture(scope="session")
-def docker_engine(tmp_path_factory):
-    """The address of a Docker engine of our own."""
-    if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("needs root and dockerd")
-    folder = tmp_path_factory.mktemp("docker")
+def docker_engine():
+    """The address of a Docker engine of our own. Without bridge and iptables: nothing of this machine changes."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root for dockerd")
+    needed("dockerd", "docker")
+    folder = Path(tempfile.mkdtemp(prefix="hatoba-docker-"))  # a short path: a socket's name has 107 bytes at most
     host = f"unix://{folder}/docker.sock"
     command = [
         "dockerd", "--data-root", folder / "data", "--exec-root", folder / "exec", "-H", host,
-        "--pidfile", folder / "pid",
+        "--pidfile", folder / "pid", "--bridge=none", "--iptables=false", "--ip-forward=false",
     ]  # fmt: skip
-    with (folder / "log").open("wb") as log:
-        engine = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
+    log = folder / "log"
+    with log.open("wb") as file:
+        engine = subprocess.Popen([str(part) for part in command], stdout=file, stderr=file)
 
     def answers() -> bool:
         probe = subprocess.run(["docker", "-H", host, "info"], capture_output=True, check=False)
         return probe.returncode == 0 or engine.poll() is not None
 
     try:
-        wait_for(answers, lambda: f"dockerd does not come up:\n{(folder / 'log').read_text()[-3000:]}", 60)
-        assert engine.poll() is None, (folder / "log").read_text()[-3000:]
+        wait_for(answers, lambda: f"dockerd does not come up:\n{log.read_text()[-3000:]}", 60)
+        if engine.poll() is not None:
+            pytest.skip(f"dockerd does not run here: {log.read_text().strip().splitlines()[-1]}")
         yield host
     finally:
         engine.terminate()
-        engine.wait(60)
+        try:
+            engine.wait(60)
+        except subprocess.TimeoutExpired:
+            engine.kill()
+            engine.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Docker:
+    """A docker client that talks to our engine: docker("push", name). A failure fails the test unless `check=False`."""
+
+    def __init__(self, client: str, engine: str, folder: Path) -> None:
+        (folder / "docker-config").mkdir()
+        (folder / "bin").mkdir()
+        (folder / "bin/docker").symlink_to(client)
+        self._environment = clean_environment(
+            DOCKER_HOST=engine, DOCKER_CONFIG=str(folder / "docker-config"), DOCKER_BUILDKIT="0",
+            PATH=f"{folder / 'bin'}:{os.environ['PATH']}",
+        )  # fmt: skip
+
+    def __call__(self, *arguments, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return self._run(["docker", *map(str, arguments)], check=check, stdin=stdin)
+
+    def shell(self, line: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a line as a person types it."""
+        return self._run(["sh", "-c", line], check=True, stdin=stdin)
+
+    def push(self, name: str) -> str:
+        """Push it; the digest."""
+        return re.search(r"digest: (sha256:\w+)", self("push", name).stdout)[1]
+
+    def _run(self, command: list[str], *, check: bool, stdin: str | None) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, text=True, capture_output=True, check=False, input=stdin or "", env=self._environment
+        )
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done
 
 
 def docker_clients() -> list[str]:
     """Every docker client of this machine: 20.10 and 28 behave differently."""
-    found = [shutil.which("docker"), "/usr/bin/docker"]
-    return list(dict.fromkeys(client for client in found if client and Path(client).exists())) or ["docker"]
+    found = [os.path.realpath(client) for client in (shutil.which("docker"), "/usr/bin/docker") if client]
+    return list(dict.fromkeys(client for client in found if Path(client).exists())) or ["docker"]
 
 
 @pytest.fixture(params=docker_clients())
 def docker(request, docker_engine, tmp_path):
-    """docker("push", …) runs the client against our engine; a failure fails the test unless `check=False`."""
-    config = tmp_path / "docker-config"
-    config.mkdir()
-
-    def run(*arguments, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [request.param, *map(str, arguments)], text=True, capture_output=True, check=False, input=stdin,
-            env=clean_environment(DOCKER_HOST=docker_engine, DOCKER_CONFIG=str(config), DOCKER_BUILDKIT="0"),
-        )  # fmt: skip
-        assert not check or done.returncode == 0, f"docker {arguments}: {done.stdout}{done.stderr}"
-        return done
-
-    return run
+    return Docker(request.param, docker_engine, tmp_path)
 
 
 @pytest.fixture
 def build(docker, tmp_path):
     """build(name) makes an image of busybox and a stamp of its own."""
 
-    def make(name: str) -> None:
+    needed("busybox")
+
+    def make(name: str) -> str:
         folder = tmp_path / f"build-{re.sub('[^a-z0-9]', '-', name)}"
         folder.mkdir()
-        shutil.copy("/bin/busybox", folder / "busybox")
+        shutil.copy(shutil.which("busybox"), folder / "busybox")
         (folder / "stamp").write_text(os.urandom(8).hex())
         (folder / "Dockerfile").write_text(DOCKERFILE)
         docker("build", "-q", "-t", name, folder)
+        return name
 
     return make
 

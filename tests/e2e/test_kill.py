@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 KILLS = 17  # a case; six cases
 CLIENTS = 3
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -1,37 +1,37 @@
-"""skopeo: an index of two platforms keeps its digests wherever it is copied."""
+"""skopeo: an index of two platforms keeps its digests wherever it is copied; listing and deleting by another client."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
-import re
-import shutil
 import subprocess
-import tarfile
 
 import pytest
 
-INDEX = "application/vnd.oci.image.index.v1+json"
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+from hatoba.testing.images import index_of, random_image
+
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
 @pytest.fixture
-def registry(start, e2e, free_port):
-    if shutil.which("skopeo") is None:
-        pytest.skip("needs skopeo")
-    port = free_port()
-    server = start(e2e.HATOBA, "serve", "--addr", f"127.0.0.1:{port}").ready()
-    server.host = f"127.0.0.1:{port}"
-    server.password = re.search(r"user admin and password (\S+)", server.out)[1]
-    return server
+def registry(serving, e2e, free_port, tmp_path):
+    e2e.needed("skopeo")
+    with serving(tmp_path / "data", "--addr", f"127.0.0.1:{free_port()}") as server:
+        yield server
+    assert server.errors == []
 
 
 @pytest.fixture
 def skopeo(registry):
-    def run(*arguments: object, check: bool = True) -> str:
-        done = subprocess.run(["skopeo", *map(str, arguments)], text=True, capture_output=True, check=False)
+    """skopeo("copy", …): names that begin with a slash are repositories of the registry."""
+
+    def run(command: str, *arguments: object, check: bool = True) -> str:
+        sides = ("src-", "dest-") if command == "copy" else ("",)
+        options = [f"--{side}tls-verify=false" for side in sides]
+        options += [f"--{side}creds=admin:{registry.password}" for side in sides]
+        names = [str(argument) for argument in arguments]
+        names = [f"docker://{registry.host}{name}" if name.startswith("/") else name for name in names]
+        done = subprocess.run(["skopeo", command, *options, *names], text=True, capture_output=True, check=False)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout if done.returncode == 0 else ""
 
@@ -39,83 +39,85 @@ def skopeo(registry):
 
 
 @pytest.fixture
-def reach(registry):
-    """Options that reach the registry, as source, destination or the only one."""
-
-    def options(*sides: str) -> list[str]:
-        prefixes = [f"--{side}-" if side else "--" for side in sides]
-        return [
-            option for at in prefixes for option in (f"{at}tls-verify=false", f"{at}creds=admin:{registry.password}")
-        ]
-
-    return options
+def tags(skopeo):
+    return lambda name: json.loads(skopeo("list-tags", name))["Tags"]
 
 
 class Layout:
     """An OCI layout folder with an index of two platforms."""
 
     def __init__(self, folder) -> None:
+        index = index_of([random_image(seed=0), random_image(seed=1)])
         self.folder = folder
+        self.digest = str(index.manifest.digest)
+        self.images = {image.platform["architecture"]: str(image.manifest.digest) for image in index.images}
         (folder / "blobs/sha256").mkdir(parents=True)
         (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-        entries = [self.image(architecture) for architecture in ("amd64", "arm64")]
-        self.index = self.add(self.json(mediaType=INDEX, manifests=entries), INDEX)
-        (folder / "index.json").write_bytes(self.json(manifests=[self.index]))
-
-    def json(self, **fields) -> bytes:
-        return json.dumps({"schemaVersion": 2, **fields}).encode()
-
-    def add(self, content: bytes, media_type: str, **fields) -> dict[str, object]:
-        digest = hashlib.sha256(content).hexdigest()
-        (self.folder / "blobs/sha256" / digest).write_bytes(content)
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content), **fields}
-
-    def image(self, architecture: str) -> dict[str, object]:
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            member = tarfile.TarInfo(f"{architecture}.txt")
-            member.size = 3
-            archive.addfile(member, io.BytesIO(b"abc"))
-        plain = packed.getvalue()
-        layer = self.add(gzip.compress(plain, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip")
-        config = {
-            "architecture": architecture,
-            "os": "linux",
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(plain).hexdigest()}"]},
-        }
-        described = self.add(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json")
-        manifest = self.json(mediaType=MANIFEST, config=described, layers=[layer])
-        return self.add(manifest, MANIFEST, platform={"os": "linux", "architecture": architecture})
+        (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [index.manifest.descriptor]}))
+        for image in index.images:
+            for content in (index.manifest, image.manifest, *image.blobs):
+                (folder / "blobs/sha256" / content.digest.encoded).write_bytes(content.body)
 
 
-def test_index_of_two_platforms(registry, skopeo, reach, tmp_path):
-    layout = Layout(tmp_path / "layout")
-    first, second = (f"docker://{registry.host}/{name}" for name in ("team/multi:v1", "other/multi:v2"))
-    skopeo("copy", "--all", *reach("dest"), f"oci:{layout.folder}", first)
-    skopeo("copy", "--all", *reach("src", "dest"), first, second)
-    skopeo("copy", "--all", *reach("src"), second, f"oci:{tmp_path / 'back'}:v")
-    raws = [skopeo("inspect", "--raw", *reach(""), where) for where in (first, second)]
-    raws.append((tmp_path / "back/blobs/sha256" / str(layout.index["digest"])[7:]).read_text())
-    assert {hashlib.sha256(raw.encode()).hexdigest() for raw in raws} == {str(layout.index["digest"])[7:]}
-    for architecture in ("amd64", "arm64"):
-        shown = json.loads(skopeo("--override-arch", architecture, "inspect", *reach(""), first))
-        assert shown["Architecture"] == architecture
-        assert shown["RepoTags"] == ["v1"]
+@pytest.fixture
+def layout(tmp_path):
+    found = Layout(tmp_path / "layout")
+    assert sorted(found.images) == ["amd64", "arm64"]
+    return found
 
 
-def test_list_and_delete(registry, skopeo, reach, tmp_path):
-    layout = Layout(tmp_path / "layout")
-    where = f"docker://{registry.host}/team/tags"
-    for tag in ("b", "a"):
-        skopeo("copy", "--all", *reach("dest"), f"oci:{layout.folder}", f"{where}:{tag}")
-    assert json.loads(skopeo("list-tags", *reach(""), where))["Tags"] == ["a", "b"]
-    skopeo("delete", *reach(""), f"{where}:a")
-    assert json.loads(skopeo("list-tags", *reach(""), where))["Tags"] == []
+def digest_of(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def test_docker_schema_by_conversion(registry, skopeo, reach, tmp_path):
-    layout = Layout(tmp_path / "layout")
-    where = f"docker://{registry.host}/team/converted:v1"
-    skopeo("copy", "--format", "v2s2", *reach("dest"), f"oci:{layout.folder}", where)
-    kind = json.loads(skopeo("inspect", "--raw", *reach(""), where))["mediaType"]
-    assert kind == "application/vnd.docker.distribution.manifest.v2+json"
+def test_index_of_two_platforms_between_repositories(skopeo, layout):
+    first, second = "/team/multi:v1", "/other/multi:v2"
+    skopeo("copy", "--all", f"oci:{layout.folder}", first)
+    skopeo("copy", "--all", first, second)
+    for name in (first, second):
+        assert digest_of(skopeo("inspect", "--raw", name)) == layout.digest
+        for architecture, digest in layout.images.items():
+            shown = json.loads(skopeo("inspect", f"--override-arch={architecture}", name))
+            assert shown["Architecture"] == architecture
+            assert shown["RepoTags"] == [name.partition(":")[2]]
+            child = f"{name.partition(':')[0]}@{digest}"
+            assert digest_of(skopeo("inspect", "--raw", child)) == digest
+
+
+def test_out_to_a_layout_and_to_a_folder_and_back(skopeo, layout, tmp_path):
+    skopeo("copy", "--all", f"oci:{layout.folder}", "/team/multi:v1")
+    skopeo("copy", "--all", "/team/multi:v1", f"oci:{tmp_path / 'oci'}:v1")
+    ours = {path.name: path.read_bytes() for path in (layout.folder / "blobs/sha256").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "oci/blobs/sha256").iterdir()} == ours
+    skopeo("copy", "--all", "/team/multi:v1", f"dir:{tmp_path / 'dir'}")
+    assert digest_of((tmp_path / "dir/manifest.json").read_text()) == layout.digest
+    for number, source in enumerate((f"oci:{tmp_path / 'oci'}:v1", f"dir:{tmp_path / 'dir'}")):
+        skopeo("copy", "--all", source, f"/back/from{number}:v1")
+        assert digest_of(skopeo("inspect", "--raw", f"/back/from{number}:v1")) == layout.digest
+
+
+def test_one_platform_alone(skopeo, layout):
+    skopeo("copy", "--all", f"oci:{layout.folder}", "/team/multi:v1")
+    skopeo("copy", "--override-arch=arm64", "/team/multi:v1", "/team/one:v1")
+    assert digest_of(skopeo("inspect", "--raw", "/team/one:v1")) == layout.images["arm64"]
+
+
+def test_list_and_delete(skopeo, layout, tags):
+    skopeo("copy", "--all", f"oci:{layout.folder}", "/team/tags:b")
+    skopeo("copy", "--all", f"oci:{layout.folder}", "/team/tags:a")
+    skopeo("copy", "--override-arch=arm64", f"oci:{layout.folder}", "/team/tags:B")
+    assert tags("/team/tags") == ["B", "a", "b"]
+    skopeo("delete", "/team/tags:a")  # by the digest behind it: both tags go
+    assert tags("/team/tags") == ["B"]
+    assert skopeo("inspect", "--raw", "/team/tags:b", check=False) == ""
+    assert skopeo("inspect", "--raw", f"/team/tags@{layout.digest}", check=False) == ""
+    assert digest_of(skopeo("inspect", "--raw", "/team/tags:B")) == layout.images["arm64"]
+    skopeo("delete", "/team/tags:B")
+    assert tags("/team/tags") == []
+    skopeo("copy", "--all", f"oci:{layout.folder}", "/team/tags:a")
+    assert digest_of(skopeo("inspect", "--raw", "/team/tags:a")) == layout.digest
+
+
+def test_docker_schema_by_conversion(skopeo, layout):
+    skopeo("copy", "--format", "v2s2", f"oci:{layout.folder}", "/team/converted:v1")
+    assert json.loads(skopeo("inspect", "--raw", "/team/converted:v1"))["mediaType"] == DOCKER_MANIFEST

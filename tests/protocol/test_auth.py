@@ -23,14 +23,14 @@ async def locked(opened, tmp_path):
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.pattern}")
-async def test_every_route_asks(locked, route):
+async def test_every_route_asks(locked, route, kit):
     path = route.pattern.replace("{name}", "team/app").replace("{id}", "x").replace("{reference}", "v1")
     answer = await locked(route.method, path.replace("{digest}", "sha256:" + "0" * 64))
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == CHALLENGE
     assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
     if route.method != "HEAD":
-        assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
+        assert kit.code_of(answer) == "UNAUTHORIZED"
 
 
 async def test_right_password(locked):
@@ -84,3 +84,78 @@ async def test_push_records_who(locked, kit, tmp_path):
     assert database.execute("SELECT pushed_by FROM tags").fetchall() == [("bob",)]
     assert database.execute("SELECT tag, actor FROM tag_moves").fetchall() == [("v1", "bob")]
     database.close()
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.pattern}")
+async def test_every_route_lets_in(locked, kit, route):
+    path = route.pattern.replace("{name}", "team/app").replace("{id}", "x").replace("{reference}", "v1")
+    answer = await locked(route.method, path.replace("{digest}", kit.ABSENT), auth=("bob", "secret"))
+    assert answer.status_code != 401
+    assert "www-authenticate" not in answer.headers
+
+
+async def test_answer_in_full(locked, kit):
+    answer = await locked("GET", "/v2/")
+    error = kit.check_error(answer, 401, "UNAUTHORIZED")
+    assert error["message"]
+    assert answer.headers.get_list("www-authenticate") == [CHALLENGE]
+    assert answer.headers["content-length"] == str(len(answer.content))
+    assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/", "/v2/absent/manifests/v1", "/v2/absent/tags/list", "/v2/_catalog", "/v2/a/referrers/sha256:bad"]
+)
+async def test_nothing_is_told_before_sign_in(locked, kit, path):
+    """What is there and what is not look the same."""
+    kit.check_error(await locked("GET", path), 401, "UNAUTHORIZED")
+
+
+async def test_nothing_happens_before_sign_in(locked, kit):
+    body = b"x" * 300_000
+    answer = await locked("POST", f"/v2/a/blobs/uploads/?digest={kit.digest_of(body)}", content=body)
+    kit.check_error(answer, 401, "UNAUTHORIZED")
+    manifest = kit.index_of([])
+    kit.check_error(await locked.push_manifest(manifest, "v1", "a"), 401, "UNAUTHORIZED")
+    locked.http.auth = ("bob", "secret")
+    assert (await locked("HEAD", locked.blob_path(kit.digest_of(body), "a"))).status_code == 404
+    assert (await locked("HEAD", locked.manifest_path("v1", "a"))).status_code == 404
+    image = await locked.push_image("v1")
+    locked.http.auth = None
+    for method, path in (("DELETE", locked.manifest_path("v1")), ("DELETE", locked.manifest_path(image.digest))):
+        kit.check_error(await locked(method, path), 401, "UNAUTHORIZED")
+    locked.http.auth = ("bob", "secret")
+    assert (await locked("GET", locked.manifest_path("v1"))).content == image.body
+
+
+@pytest.mark.parametrize("header", ["Basic {}", "basic {}", "BASIC {}", "Basic  {}", "Basic {} "])
+async def test_forms_of_the_header(locked, header):
+    """The scheme is case-insensitive (RFC 9110)."""
+    sent = header.format(base64.b64encode(b"bob:secret").decode())
+    assert (await locked("GET", "/v2/", headers={"authorization": sent})).status_code == 200
+
+
+@pytest.mark.parametrize("password", ["a:b:c", " ", "p\u00e4ss", "\U0001f433", "x" * 72])
+async def test_passwords(locked, password):
+    line = "eve:" + bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+    locked.htpasswd.write_text(line + "\n")
+    sent = {"authorization": "Basic " + base64.b64encode(f"eve:{password}".encode()).decode()}
+    assert (await locked("GET", "/v2/", headers=sent)).status_code == 200
+    sent = {"authorization": "Basic " + base64.b64encode(f"eve:{password[:-1]}".encode()).decode()}
+    assert (await locked("GET", "/v2/", headers=sent)).status_code == 401
+
+
+async def test_realm_is_quoted(opened, tmp_path):
+    path = tmp_path / "htpasswd"
+    path.write_text("bob:" + bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode() + "\n")
+    wire = await opened(**{"auth.htpasswd": {"realm": 'a "b" \\ c', "path": str(path)}})
+    answer = await wire("GET", "/v2/")
+    assert answer.headers["www-authenticate"] == 'Basic realm="a \\"b\\" \\\\ c"'
+
+
+async def test_right_after_many_wrong(locked):
+    for number in range(20):
+        assert (await locked("GET", "/v2/", auth=("bob", f"wrong{number}"))).status_code == 401
+    assert (await locked("GET", "/v2/", auth=("bob", "secret"))).status_code == 200
+    assert (await locked("GET", "/v2/", auth=("bob", "wrong0"))).status_code == 401

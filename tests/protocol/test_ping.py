@@ -53,3 +53,24 @@ async def test_configured_headers_are_on_every_answer(opened):
         answer = await wire("GET", path)
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers.get_list("x-two") == ["a", "b"]
+
+
+async def test_body_of_ping(wire):
+    answer = await wire("GET", "/v2/")
+    assert (answer.content, answer.headers["content-length"]) == (b"{}", "2")
+    assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
+
+
+@pytest.mark.parametrize("query", ["?", "?ns=docker.io", "?%ff=%00"])
+async def test_query_of_ping_is_ignored(wire, query):
+    assert (await wire("GET", f"/v2/{query}")).status_code == 200
+
+
+async def test_root(wire):
+    assert (await wire("GET", "/")).status_code == 200
+
+
+async def test_credentials_that_nobody_asked_for(opened):
+    wire = await opened()
+    for value in ("Basic Ym9iOnNlY3JldA==", "Bearer x", "nonsense"):
+        assert (await wire("GET", "/v2/", headers={"authorization": value})).status_code == 200

@@ -135,3 +135,148 @@ async def test_addresses(opened, overrides, headers, start):
     answer = await wire("POST", prefix + wire.uploads_path(), headers=headers)
     assert answer.headers["location"].startswith(start)
     assert (await wire("GET", httpx.URL(answer.headers["location"]).path)).status_code == 204
+
+
+async def test_answer_of_a_listing(wire):
+    await push_tags(wire, "a")
+    answer = await wire("GET", f"/v2/{wire.repository}/tags/list")
+    assert answer.headers["content-type"].split(";")[0] == "application/json"
+    assert answer.json() == {"name": wire.repository, "tags": ["a"]}
+    assert "link" not in answer.headers
+
+
+async def test_every_page_size(wire):
+    tags = sorted(f"{letter}{number}" for letter in "aAzZ" for number in range(3))
+    await push_tags(wire, *tags)
+    for n in range(1, len(tags) + 2):
+        pages = await wire.pages(f"/v2/{wire.repository}/tags/list?n={n}", "tags")
+        assert [tag for page in pages for tag in page] == tags
+        assert [len(page) for page in pages[:-1]] == [n] * (len(pages) - 1)
+        assert 0 < len(pages[-1]) <= n
+
+
+async def test_pages_by_last(wire):
+    """Clients without Link: `last` is the last tag they have seen."""
+    await push_tags(wire, "b", "a", "C", "1")
+    seen = []
+    for _ in range(5):
+        seen += (await names(wire, f"?n=1&last={seen[-1]}" if seen else "?n=1"))[0]
+    assert seen == ["1", "C", "a", "b"]
+
+
+async def test_pages_while_tags_come_and_go(wire):
+    await push_tags(wire, "a", "c", "e", "g")
+    found, link = await names(wire, "?n=2")
+    assert found == ["a", "c"]
+    await push_tags(wire, "b", "f")
+    assert (await wire("DELETE", wire.manifest_path("c"))).status_code == 202
+    assert (await wire.pages(link[1 : link.index(">")], "tags")) == [["e", "f"], ["g"]]
+
+
+async def test_listing_follows_changes(wire):
+    image = await push_tags(wire, "a")
+    assert (await names(wire))[0] == ["a"]
+    await wire.push_manifest(image, "b")
+    assert set((await names(wire))[0]) == {"a", "b"}
+    await wire.push_image("a")
+    await wire("DELETE", wire.manifest_path(image.digest))
+    assert (await names(wire))[0] == ["a"]
+
+
+async def test_default_maximum(wire):
+    """n above 1000 is clamped, with Link; without n all are given (issue 2)."""
+    image = await wire.image()
+    tags = sorted(f"t{number}" for number in range(1010))
+    for first in range(0, len(tags), 10):
+        query = "?" + "&".join(f"tag={tag}" for tag in tags[first : first + 10])
+        assert (await wire.push_manifest(image, query=query)).status_code == 201
+    found, link = await names(wire, "?n=5000")
+    assert (found, link is not None) == (tags[:1000], True)
+    assert await names(wire, "?n=1010") == (found, link)
+    assert await names(wire) == (tags, None)
+    assert await wire.pages(f"/v2/{wire.repository}/tags/list?n=1000", "tags") == [tags[:1000], tags[1000:]]
+
+
+@pytest.mark.parametrize("query", ["?n=-1", "?n=x", "?n=1x", "?n=%20", "?n=%ff", "?n=0.0", "?n=-0", "?n=1&n=x"])
+async def test_odd_numbers(wire, query):
+    await push_tags(wire, "a")
+    answer = await wire("GET", f"/v2/{wire.repository}/tags/list{query}")
+    assert answer.status_code in ({200, 400} if "&" in query or "-0" in query else {400})
+
+
+@pytest.mark.parametrize("last", ["%ff", "%00", "%F0%9F%90%B3", "a%2Fb", "x" * 1000])
+async def test_last_need_not_be_a_tag(wire, last):
+    await push_tags(wire, "a")
+    assert (await names(wire, f"?last={last}"))[0] in (["a"], [])
+
+
+async def test_unknown_query_is_ignored(wire):
+    await push_tags(wire, "a")
+    assert await names(wire, "?x=1&ns=docker.io") == (["a"], None)
+
+
+async def test_repositories_are_apart(wire):
+    """A repository's name may begin another's."""
+    name = wire.repository
+    for number, repository in enumerate((name, f"{name}/sub", f"{name}-x")):
+        await wire.push_image(f"v{number}", repository)
+    assert (await names(wire))[0] == ["v0"]
+
+
+# --- end-7b
+
+
+def accepted(answer) -> list[str]:
+    return [tag.strip() for value in answer.headers.get_list("oci-tag") for tag in value.split(",")]
+
+
+@pytest.mark.parametrize("number", [1, 2, 10, 25])
+async def test_tags_beside_a_digest(wire, number):
+    image = await wire.image()
+    tags = [f"v{n}" for n in range(number)]
+    answer = await wire.push_manifest(image, query="?" + "&".join(f"tag={tag}" for tag in tags))
+    assert answer.status_code == 201
+    assert set(accepted(answer)) <= set(tags)
+    assert len(accepted(answer)) >= min(number, 10)
+    assert answer.headers["docker-content-digest"] == image.digest
+    assert httpx.URL(answer.headers["location"]).path == wire.manifest_path(image.digest)
+    assert (await names(wire))[0] == sorted(accepted(answer))
+
+
+async def test_tags_move(wire):
+    first = await wire.push_image("a")
+    second = await wire.image()
+    assert accepted(await wire.push_manifest(second, query="?tag=a&tag=b")) == ["a", "b"]
+    assert (await wire("GET", wire.manifest_path("a"))).content == second.body
+    assert (await wire("GET", wire.manifest_path(first.digest))).content == first.body
+
+
+async def test_tag_twice(wire):
+    answer = await wire.push_manifest(await wire.image(), query="?tag=a&tag=a")
+    assert answer.status_code == 201
+    assert set(accepted(answer)) == {"a"}
+    assert (await names(wire))[0] == ["a"]
+
+
+async def test_tags_of_an_index_with_a_subject(wire, kit):
+    subject = await wire.push_image()
+    index = kit.index_of([subject], subject=subject.descriptor)
+    answer = await wire.push_manifest(index, query="?tag=a&tag=b")
+    assert (answer.status_code, answer.headers["oci-subject"]) == (201, subject.digest)
+    assert accepted(answer) == ["a", "b"]
+
+
+@pytest.mark.parametrize("query", ["?tag=", "?tag=ok&tag=", "?tag=ok&tag=sha256:" + "0" * 64, "?tag=ok&tag=a/b"])
+async def test_tags_that_are_none(wire, kit, query):
+    image = await wire.image()
+    kit.check_error(await wire.push_manifest(image, query=query), 400, "TAG_INVALID")
+    assert (await wire("HEAD", wire.manifest_path("ok"))).status_code == 404
+    assert (await wire("HEAD", wire.manifest_path(image.digest))).status_code == 404
+
+
+async def test_tags_of_a_refused_manifest(wire, kit):
+    image = await wire.image()
+    path = wire.manifest_path(kit.ABSENT) + "?tag=a"
+    answer = await wire("PUT", path, content=image.body, headers={"content-type": image.media_type})
+    kit.check_error(answer, 400, "DIGEST_INVALID")
+    assert (await wire("HEAD", wire.manifest_path("a"))).status_code == 404

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from hatoba.errors import InsufficientStorage
+
 
 class KeyMissing(Exception):
     """Nothing lies at the key. Never leaves the registry package."""
@@ -22,8 +24,8 @@ class KeyBusy(Exception):
     """Another request, of this or of another process, is writing or closing the upload at the key."""
 
 
-class OutOfSpace(Exception):
-    """The disk or quota is full."""
+class OutOfSpace(InsufficientStorage):
+    """The disk or quota is full. Answered as what it is, at whatever step it is met."""
 
 
 class BlobReader(Protocol):

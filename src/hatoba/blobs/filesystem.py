@@ -81,6 +81,7 @@ class Filesystem:
             await self._run(writer.lock)
             yield writer
         finally:
+            await writer.stop()
             await self._run(writer.close)
 
     async def stage(self, content: bytes) -> str:
@@ -141,7 +142,8 @@ class Filesystem:
         self._pool.shutdown(wait=True)
 
     async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await in_thread(self._pool, function, *args, **kwargs)
+        with _translated():
+            return await in_thread(self._pool, function, *args, **kwargs)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
@@ -270,8 +272,13 @@ class _FileWriter:
     async def read(self, offset: int, length: int) -> bytes:
         return await in_thread(self._pool, _pread, self._locked(), length, offset)
 
+    async def stop(self) -> None:
+        """Wait for an early sync that a cancelled or failed request left behind."""
+        if self._early is not None:
+            await outlast(self._early)
+
     def close(self) -> None:
-        """Close both descriptors; runs on the pool when every write has ended."""
+        """Close both descriptors; runs on the pool when every write and sync has ended."""
         file, self._file = self._file, None
         lock, self._lock = self._lock, None
         for descriptor in (file, lock):
@@ -358,7 +365,7 @@ def _translated() -> Iterator[None]:
         if error.errno in _MISSING:
             raise KeyMissing(error.filename) from error
         if error.errno in _FULL:
-            raise OutOfSpace(os.strerror(error.errno or 0)) from error
+            raise OutOfSpace from error
         raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
 
 

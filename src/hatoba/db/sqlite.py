@@ -181,7 +181,8 @@ class _Writer:
 
     async def submit(self, work: Callable[[Transaction], Awaitable[Any]]) -> Any:
         if self._thread is None:
-            self._start()
+            self._thread = threading.Thread(target=self._main, name=f"hatoba-{self._lock.name}", daemon=True)
+            self._thread.start()
         job = _Job(work)
         self._jobs.put(job)
         waiting = asyncio.wrap_future(job.result)
@@ -204,36 +205,37 @@ class _Writer:
             self._thread.join()
             self._thread = None
 
-    def _start(self) -> None:
+    def _main(self) -> None:
+        connection: apsw.Connection | None = None
+        lock: BinaryIO | None = None
+        while (job := self._jobs.get()) is not None:
+            try:
+                lock = lock or self._open_lock()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                try:
+                    if not job.result.set_running_or_notify_cancel():
+                        continue
+                    with _translated():
+                        connection = connection or self._connect()
+                        result = self._transact(connection, job.work)
+                    job.result.set_result(result)
+                    self._checkpoint(connection)
+                finally:
+                    fcntl.flock(lock, fcntl.LOCK_UN)
+            except BaseException as error:  # noqa: BLE001  the waiting request raises it
+                if not job.result.done():
+                    job.result.set_exception(error)
+            del job
+        if connection is not None:
+            connection.close()
+        if lock is not None:
+            lock.close()
+
+    def _open_lock(self) -> BinaryIO:
         try:
-            lock = self._lock.open("ab")
+            return self._lock.open("ab")
         except OSError as error:
             raise DatabaseFailed(str(error)) from error
-        self._thread = threading.Thread(target=self._main, args=(lock,), name=f"hatoba-{self._lock.name}", daemon=True)
-        self._thread.start()
-
-    def _main(self, lock: BinaryIO) -> None:
-        connection: apsw.Connection | None = None
-        with lock:
-            while (job := self._jobs.get()) is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                    try:
-                        if not job.result.set_running_or_notify_cancel():
-                            continue
-                        with _translated():
-                            connection = connection or self._connect()
-                            result = self._transact(connection, job.work)
-                        job.result.set_result(result)
-                        self._checkpoint(connection)
-                    finally:
-                        fcntl.flock(lock, fcntl.LOCK_UN)
-                except BaseException as error:  # noqa: BLE001  the waiting request raises it
-                    if not job.result.done():
-                        job.result.set_exception(error)
-                del job
-            if connection is not None:
-                connection.close()
 
     def _transact(self, connection: apsw.Connection, work: Callable[[Transaction], Awaitable[Any]]) -> Any:
         connection.execute("BEGIN IMMEDIATE")

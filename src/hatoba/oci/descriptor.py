@@ -41,7 +41,15 @@ def _digest(value: object) -> Digest:
         raise ValueError(error.message) from None
 
 
+def _annotations(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError("annotations are an object of strings")
+    return value
+
+
 WireDigest = Annotated[Digest, PlainValidator(_digest), PlainSerializer(str)]
+# Pydantic keeps an error for every wrong item, about 1 KiB each: 4 MiB of zeros took 13 s and 1.9 GiB. One is enough.
+Annotations = Annotated[dict[str, str], PlainValidator(_annotations)]
 
 
 class Platform(BaseModel):
@@ -57,15 +65,15 @@ class Platform(BaseModel):
 class Descriptor(BaseModel):
     """One reference to content."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True)
 
     media_type: str = Field(alias="mediaType", default="", max_length=255)
     digest: WireDigest
     # 2**63 - 1 is what SQLite and PostgreSQL hold.
     size: int = Field(ge=0, lt=2**63, strict=True)
-    urls: list[str] = Field(default_factory=list)
+    urls: list[str] = Field(default_factory=list, fail_fast=True)
     artifact_type: str | None = Field(alias="artifactType", default=None)
-    annotations: dict[str, str] | None = None
+    annotations: Annotations | None = None
     platform: Platform | None = None
 
     @property

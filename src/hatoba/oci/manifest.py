@@ -20,6 +20,7 @@ from hatoba.oci.descriptor import (
     MANIFEST_TYPES,
     OCI_INDEX,
     OCI_MANIFEST,
+    Annotations,
     Descriptor,
     Platform,
 )
@@ -35,15 +36,18 @@ class _Body(BaseModel):
     media_type: str | None = Field(alias="mediaType", default=None)
     artifact_type: str | None = Field(alias="artifactType", default=None, max_length=255)
     config: Descriptor | None = None
-    layers: list[Descriptor] | None = None
-    manifests: list[Descriptor] | None = None
+    layers: list[Descriptor] | None = Field(default=None, fail_fast=True)
+    manifests: list[Descriptor] | None = Field(default=None, fail_fast=True)
     subject: Descriptor | None = None
-    annotations: dict[str, str] | None = None
+    annotations: Annotations | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Referenced:
-    """One descriptor with the field it stands in; `required` is false for layers that live elsewhere."""
+    """One descriptor with what it names; `required` is false for layers that live elsewhere.
+
+    A blob that an index lists is a layer: it is looked for, and kept, as an image's layers are.
+    """
 
     kind: Literal["config", "layer", "manifest"]
     descriptor: Descriptor
@@ -118,7 +122,8 @@ def _validate(document: dict[str, Any]) -> _Body:
         where = ".".join(str(part) for part in found["loc"])
         raise ManifestInvalid(f"the manifest's {where} is invalid: {found['msg']}"[:500]) from None
     if body.schema_version != _SCHEMA_VERSION:
-        raise ManifestInvalid(f"schemaVersion {body.schema_version} is not supported; accepted types: {_ACCEPTED}")
+        version = str(body.schema_version)[:20]
+        raise ManifestInvalid(f"schemaVersion {version} is not supported; accepted types: {_ACCEPTED}")
     return body
 
 
@@ -152,9 +157,21 @@ def _check_shape(body: _Body, media_type: str) -> None:
 
 def _references(body: _Body, *, is_index: bool) -> tuple[Referenced, ...]:
     if is_index:
-        return tuple(Referenced("manifest", d, required=True) for d in body.manifests or ())
+        return tuple(_entry(d) for d in body.manifests or ())
     config = () if body.config is None else (Referenced("config", body.config, required=True),)
-    return config + tuple(Referenced("layer", d, required=not d.foreign) for d in body.layers or ())
+    return config + tuple(_layer(d) for d in body.layers or ())
+
+
+def _layer(descriptor: Descriptor) -> Referenced:
+    return Referenced("layer", descriptor, required=not descriptor.foreign)
+
+
+def _entry(descriptor: Descriptor) -> Referenced:
+    # BuildKit's registry cache is an index whose entries are blobs: layers and a cache config. Docker's registry takes
+    # it. What has a type that no manifest here can have is a blob.
+    if descriptor.media_type and descriptor.media_type not in MANIFEST_TYPES:
+        return _layer(descriptor)
+    return Referenced("manifest", descriptor, required=True)
 
 
 def _artifact_type(body: _Body, *, is_index: bool) -> str | None:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import structlog
 
 from hatoba.blobs import layout
-from hatoba.blobs.driver import BlobDriver, KeyMissing, OutOfSpace
+from hatoba.blobs.driver import BlobDriver, KeyMissing
 from hatoba.cancellation import outlast
 from hatoba.db import blobs, manifests, mirror, tags
 from hatoba.db.engine import Database, Transaction, now
@@ -31,7 +31,8 @@ _SETTLE_SECONDS = 1.0
 _LEFTOVER_AGE = timedelta(seconds=10)  # younger marks are another request's, about to be written
 _BATCH = 500
 _LOCKS = 64
-_FAILURES = (RegistryError, OutOfSpace, KeyMissing)  # KeyMissing: a file stands where a folder should be
+# KeyMissing: a file stands where a folder should be; OSError: so too, or a lock's file cannot be opened.
+_FAILURES = (RegistryError, KeyMissing, OSError)
 
 
 class Mirror:

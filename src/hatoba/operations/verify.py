@@ -82,9 +82,13 @@ class LinkWalk:
         return await self._database.scan(read)  # type: ignore[arg-type]
 
     async def _tag(self, name: str, repository_id: int, tag: str) -> None:
-        written = await self._read(layout.tag_link(name, tag))
+        # The row before the link: a push between the two changes the row, which `_follow` sees. The other way round an
+        # old link would be taken for another program's, and the push rolled back.
         row = await tags.find(self._database, name, tag)
-        if row is None or written == row or await mirror.is_pending(self._database, name, "tag", tag):
+        if row is None:
+            return
+        written = await self._read(layout.tag_link(name, tag))
+        if written == row or await mirror.is_pending(self._database, name, "tag", tag):
             return
         if written is None:
             await self._write_again(name, "tag", tag)

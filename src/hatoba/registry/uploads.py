@@ -220,16 +220,17 @@ class Uploads:
         """Write the body behind what is there. An interruption is returned: what came before it is good."""
         received = 0
         expected = chunk.length_bytes if chunk.first is None else _span(chunk)
+        interrupted: BodyInterrupted | None = None
         try:
-            async for part in chunk.body:
-                received += len(part)
-                if expected is not None and received > expected:
-                    break
-                await intake.add(part)
+            try:
+                async for part in chunk.body:
+                    received += len(part)
+                    if expected is not None and received > expected:
+                        break
+                    await intake.add(part)
+            except BodyInterrupted as gone:
+                interrupted = gone
             await intake.finish()
-        except BodyInterrupted as interrupted:
-            await intake.finish()
-            return interrupted
         except OutOfSpace as error:
             await intake.stop()
             await self._cut_back(row, writer, error)
@@ -238,9 +239,9 @@ class Uploads:
             await self._give_up(row, error)
         finally:
             await intake.stop()
-        if expected is not None and received != expected:
+        if interrupted is None and expected is not None and received != expected:
             raise SizeInvalid(detail={"expected": expected, "received": received})
-        return None
+        return interrupted
 
     async def _make_blob(self, row: UploadRow, digest: Digest, size: int) -> None:
         source, key = layout.upload(row.repository, row.id), layout.blob(digest)

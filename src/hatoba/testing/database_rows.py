@@ -173,8 +173,8 @@ class RowsContract:
 
     async def test_a_body_is_kept_once(self, database: Database) -> None:
         await database.write(lambda t: hold_manifest(t, "a", _BODY))
-        await database.write(lambda t: manifests.keep_body(t, _BODY, b"never these"))
         await database.write(lambda t: hold_manifest(t, "b", _BODY))
+        await database.write(lambda t: manifests.keep_body(t, _BODY, b"never these"))
         for repository in ("a", "b"):
             found = await manifests.find_by_digest(database, repository, _BODY)
             assert found is not None

@@ -239,12 +239,14 @@ server.serve(load(None, {}, values).settings, lambda: None)
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
 def test_nor_when_a_killed_worker_is_started_again(tmp_path):
+    """granian has a thread for each worker that waits for its end; nothing else may run, and no database be open."""
     command = [sys.executable, "-c", LOOK + FORKING, str(tmp_path / "root")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             for _ in range(2):
                 found = json.loads(server.stdout.readline())
-                assert found == {"threads": ["MainThread"], "tasks": 1, "databases": []}
+                assert [name for name in found["threads"] if "(_watcher)" not in name] == ["MainThread"]
+                assert found["databases"] == []
                 worker = json.loads(server.stdout.readline())["worker"]
                 _serving(tmp_path / "root")
                 os.kill(worker, signal.SIGKILL)

@@ -1,0 +1,306 @@
+"""Log lines: one a message whatever it holds, written in batches that never hold a request up, without credentials."""
+
+import asyncio
+import base64
+import itertools
+import json
+import logging
+import os
+import time
+from contextlib import suppress
+
+import httpx
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from hatoba import telemetry, wiring
+from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.config.load import load
+from hatoba.telemetry import AccessLog, configure
+
+HOSTILE = [
+    "two\nlines",
+    "level=error msg=forged\ntime=2026 level=error msg=forged",
+    "carriage\rreturn",
+    "\x1b[2Kescape",
+    "\x00nul",
+    "vertical\x0btab, form\x0cfeed, \x1c\x1d\x1e",
+    "\x85next line",
+    "\u2028line and \u2029paragraph separator",
+    '"quoted" and \\backslash\\',
+    "a=b c=d",
+    "",
+    "\udcff surrogate",
+    "港 é",
+]
+
+
+@pytest.fixture(autouse=True)
+def logging_restored():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def logged(capsys):
+    def logged_():
+        return capsys.readouterr().err
+
+    return logged_
+
+
+def log():
+    return structlog.stdlib.get_logger("hatoba.test")
+
+
+# The application's log
+
+
+@pytest.mark.parametrize("formatter", ["text", "json", "logstash"])
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_message_is_one_line(logged, formatter, value):
+    configure("info", formatter)
+    log().error(value, reason=value, other=7)
+    logging.getLogger("library").warning("%s", value)
+    text = logged()
+    assert text.endswith("\n")
+    assert len(text.splitlines()) == 2, repr(text)
+    assert "\x1b" not in text
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+@pytest.mark.parametrize("formatter", ["text", "json"])
+def test_a_traceback_is_one_line(logged, formatter):
+    configure("info", formatter)
+    try:
+        raise ValueError("two\nlines\x1b[0m")
+    except ValueError:
+        log().exception("defect\nhere")
+    text = logged()
+    assert len(text.splitlines()) == 1
+    assert "ValueError" in text
+    assert "\x1b" not in text
+
+
+def test_the_text_form_is_dockers(logged):
+    configure("info", "text")
+    log().info("blob missing", digest="sha256:x", key="a b", flag=True, nothing=None)
+    line = logged()
+    assert line.startswith("time=20")
+    assert ' level=info msg="blob missing" ' in line
+    assert ' key="a b"' in line
+    assert " flag=true" in line
+    assert " digest=sha256:x" in line
+
+
+def test_json_lines_can_be_read(logged):
+    configure("info", "json")
+    log().warning("wörd\n\x1b", count=3, ratio=0.5, flag=False, nothing=None, path=os)
+    found = json.loads(logged())
+    assert found["msg"].startswith("wörd\n")
+    assert found["level"] == "warning"
+    assert (found["count"], found["ratio"], found["flag"], found["nothing"]) == (3, 0.5, False, None)
+    assert isinstance(found["path"], str)
+    assert found["time"].startswith("20")
+
+
+def test_a_key_with_a_blank_does_not_break_the_line(logged):
+    configure("info", "text")
+    log().info("word", **{"a key": 1, "ta\tb": 2, "new\nline": 3, "a=b": 4})
+    text = logged()
+    assert len(text.splitlines()) == 1
+    assert "a_key=1" in text
+
+
+@pytest.mark.parametrize(("level", "shown"), [("error", 1), ("warn", 2), ("info", 3), ("debug", 4)])
+def test_the_level_is_the_least_that_is_written(logged, level, shown):
+    configure(level, "text")
+    for name in ("debug", "info", "warning", "error"):
+        getattr(log(), name)("word")
+    assert len(logged().splitlines()) == shown
+
+
+def test_configuring_again_writes_once(logged):
+    for _ in range(3):
+        configure("info", "text")
+    log().info("word")
+    assert len(logged().splitlines()) == 1
+
+
+def test_a_secret_is_never_shown(logged):
+    configure("info", "text")
+    log().info("settings", secret=SecretStr("hunter2"), all={"secret": SecretStr("hunter2")})
+    assert "hunter2" not in logged()
+
+
+# The access log
+
+
+@pytest.fixture
+def pipe():
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    yield reading, writing
+    for descriptor in (reading, writing):
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+def read(descriptor):
+    content = b""
+    with suppress(BlockingIOError):
+        while block := os.read(descriptor, 1 << 16):
+            content += block
+    return content.decode()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("value", HOSTILE)
+async def test_a_request_is_one_line(pipe, value, as_json):
+    access = AccessLog(pipe[1], as_json=as_json)
+    access.add({"path": value, "status": 200, "ms": 0.1})
+    access.flush()
+    text = read(pipe[0])
+    assert text.endswith("\n")
+    assert len(text.splitlines()) == 1
+    assert text.isascii()
+    if as_json:
+        assert json.loads(text)["path"] == value
+
+
+@given(st.text(), st.text())
+def test_no_value_forges_a_field(one, other):
+    quoted = telemetry._quoted(one)
+    assert quoted.isascii()
+    assert quoted.isprintable()
+    assert quoted
+    assert (json.loads(quoted) if quoted.startswith('"') else quoted) == one
+    assert (quoted == telemetry._quoted(other)) is (one == other)
+    assert quoted.startswith('"') or not set(' "=\\') & set(quoted)
+
+
+async def test_lines_wait_a_moment_and_go_together(pipe, monkeypatch):
+    monkeypatch.setattr(telemetry, "_FLUSH_SECONDS", 0.05)
+    writes = []
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, content: writes.append(fd) or real(fd, content))
+    access = AccessLog(pipe[1], as_json=False)
+    for number in range(20):
+        access.add({"number": number})
+    assert writes == []
+    assert read(pipe[0]) == ""
+    await asyncio.sleep(0.2)
+    assert [line.rpartition("=")[2] for line in read(pipe[0]).splitlines()] == [str(number) for number in range(20)]
+    assert len(writes) == 1
+    access.add({"number": 20})
+    await asyncio.sleep(0.2)
+    assert len(read(pipe[0]).splitlines()) == 1, "and again"
+
+
+async def test_many_lines_do_not_wait(pipe, monkeypatch):
+    monkeypatch.setattr(telemetry, "_FLUSH_LINES", 10)
+    access = AccessLog(pipe[1], as_json=False)
+    for number in range(25):
+        access.add({"number": number})
+    assert len(read(pipe[0]).splitlines()) == 20
+    access.flush()
+    assert len(read(pipe[0]).splitlines()) == 5
+
+
+async def test_flushing_nothing_writes_nothing(pipe):
+    access = AccessLog(pipe[1], as_json=False)
+    access.flush()
+    assert read(pipe[0]) == ""
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_reader_that_stands_still_stops_nobody(pipe, blocking):
+    """A log collector that hangs fills the pipe: a write that waited for it would stop every request."""
+    os.set_blocking(pipe[1], blocking)
+    access = AccessLog(pipe[1], as_json=False)
+    begun = time.monotonic()
+    for _ in range(3000):
+        access.add({"path": "x" * 200})
+    access.flush()
+    assert time.monotonic() - begun < 5
+    assert read(pipe[0])
+    access.add({"path": "after"})
+    access.flush()
+    assert read(pipe[0]).endswith("path=after\n")
+
+
+async def test_every_line_that_arrives_is_whole(pipe):
+    access = AccessLog(pipe[1], as_json=True)
+    for number in range(3000):
+        access.add({"number": number, "path": "x" * 150})
+    access.flush()
+    numbers = [json.loads(line)["number"] for line in read(pipe[0]).splitlines()]
+    assert numbers == list(range(len(numbers)))
+
+
+async def test_a_long_line_is_written(tmp_path):
+    with (tmp_path / "log").open("wb") as file:
+        access = AccessLog(file.fileno(), as_json=False)
+        access.add({"path": "x" * 20_000})
+        access.add({"path": "short"})
+        access.flush()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [len(line) > 20_000 for line in lines] == [True, False]
+
+
+async def test_a_closed_stdout_raises_nothing():
+    reading, writing = os.pipe()
+    access = AccessLog(writing, as_json=False)
+    os.close(reading)
+    access.add({"path": "nobody reads"})
+    access.flush()
+    os.close(writing)
+    access.add({"path": "closed"})
+    access.flush()
+
+
+# Credentials
+
+PASSWORD = "correct horse"
+BASIC = base64.b64encode(f"alice:{PASSWORD}".encode()).decode()
+
+
+@pytest.fixture
+def htpasswd(tmp_path):
+    HtpasswdFile(tmp_path / "htpasswd", cost=4).add("alice", PASSWORD)
+    return tmp_path / "htpasswd"
+
+
+async def test_no_credential_reaches_a_log(tmp_path, htpasswd, pipe, monkeypatch, capsys):
+    monkeypatch.setattr(wiring, "_STDOUT", pipe[1])
+    values = {
+        "storage.filesystem.rootdirectory": str(tmp_path / "root"),
+        "auth.htpasswd.realm": "hatoba",
+        "auth.htpasswd.path": str(htpasswd),
+        "http.secret": "s3cret-of-http",
+        "log.level": "debug",
+    }
+    settings = load(None, {}, values).settings
+    configure(settings.log.level, settings.log.formatter)
+    monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)  # the client's log is not ours
+    headers = [f"Basic {BASIC}", f"Basic {BASIC}x", "Bearer tok3n-of-bearer", "Basic"]
+    paths = ["/v2/", "/v2/a/manifests/latest", "/v2/a/tags/list?token=tok3n-in-query", "/none"]
+    async with (
+        wiring.running(settings) as app,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hatoba") as client,
+    ):
+        for header, path in itertools.product(headers, paths):
+            await client.get(path, headers={"authorization": header, "cookie": "session=c00kie"})
+    written = read(pipe[0])
+    text = written + capsys.readouterr().err
+    assert "user=alice" in written
+    assert len(written.splitlines()) == 16
+    for secret in (PASSWORD, BASIC, BASIC[:-2], "tok3n", "c00kie", "s3cret", "$2b$"):
+        assert secret not in text
