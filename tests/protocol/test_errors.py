@@ -229,7 +229,7 @@ async def test_huge_requests(wire, where):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status", "code"),
+    ("method", "path", "status", "codes"),
     [
         ("GET", "/v2/{name}/blobs/{absent}", 404, "BLOB_UNKNOWN"),
         ("GET", "/v2/{name}/blobs/sha256:bad", 400, "DIGEST_INVALID"),
@@ -240,11 +240,26 @@ async def test_huge_requests(wire, where):
         ("GET", "/v2/{name}/BAD/manifests/v1", 400, "NAME_INVALID"),
         ("GET", "/v2/{name}/b__ad_/blobs/{absent}", 400, "NAME_INVALID"),
         ("PUT", "/v2/{name}/manifests/-bad", 400, "TAG_INVALID"),
-        ("PUT", "/v2/{name}/manifests/sha256:bad", 400, "DIGEST_INVALID"),
+        ("PUT", "/v2/{name}/manifests/sha256:bad", 400, "DIGEST_INVALID MANIFEST_INVALID"),
         ("PUT", "/v2/{name}/manifests/v1", 400, "MANIFEST_INVALID"),
-        ("GET", "/v2/{name}/blobs/uploads/00000000-0000-0000-0000-000000000000", 404, "BLOB_UPLOAD_UNKNOWN"),
-        ("PATCH", "/v2/{name}/blobs/uploads/00000000-0000-0000-0000-000000000000", 404, "BLOB_UPLOAD_UNKNOWN"),
-        ("DELETE", "/v2/{name}/blobs/uploads/00000000-0000-0000-0000-000000000000", 404, "BLOB_UPLOAD_UNKNOWN"),
+        (
+            "GET",
+            "/v2/{name}/blobs/uploads/00000000-0000-0000-0000-000000000000",
+            404,
+            "BLOB_UPLOAD_UNKNOWN BLOB_UPLOAD_INVALID",
+        ),
+        (
+            "PATCH",
+            "/v2/{name}/blobs/uploads/00000000-0000-0000-0000-000000000000",
+            404,
+            "BLOB_UPLOAD_UNKNOWN BLOB_UPLOAD_INVALID",
+        ),
+        (
+            "DELETE",
+            "/v2/{name}/blobs/uploads/00000000-0000-0000-0000-000000000000",
+            404,
+            "BLOB_UPLOAD_UNKNOWN BLOB_UPLOAD_INVALID",
+        ),
         ("DELETE", "/v2/{name}/blobs/{absent}", 404, "BLOB_UNKNOWN"),
         ("DELETE", "/v2/{name}/manifests/absent", 404, "MANIFEST_UNKNOWN"),
         ("DELETE", "/v2/{name}/manifests/{absent}", 404, "MANIFEST_UNKNOWN"),
@@ -253,11 +268,12 @@ async def test_huge_requests(wire, where):
         ("GET", "/v2/{name}/referrers/sha256:bad", 400, "DIGEST_INVALID"),
     ],
 )
-async def test_codes(wire, kit, method, path, status, code):
+async def test_codes(wire, kit, method, path, status, codes):
     await wire.push_image("v1")
     answer = await wire(method, path.format(name=wire.repository, absent=kit.ABSENT))
-    error = kit.check_error(answer, status, code)
-    assert error["message"]
+    assert answer.status_code == status
+    assert kit.code_of(answer) in codes.split()
+    assert answer.json()["errors"][0]["message"]
     assert answer.headers["content-length"] == str(len(answer.content))
 
 

@@ -25,6 +25,16 @@ async def find(reader: Reader, digest: Digest) -> BlobRow | None:
     return None if row is None else BlobRow(row[0], row[1], row[2], bool(row[3]))
 
 
+async def find_held(reader: Reader, digest: Digest) -> BlobRow | None:
+    """The blob if any repository may read it."""
+    row = await reader.one(
+        "SELECT digest, key, size, state = 'ready' FROM blobs WHERE digest = :digest "
+        "AND EXISTS (SELECT 1 FROM repository_blobs AS l WHERE l.digest = :digest)",
+        digest=digest,
+    )
+    return None if row is None else BlobRow(row[0], row[1], row[2], bool(row[3]))
+
+
 async def find_linked(reader: Reader, repository: str, digest: Digest) -> BlobRow | None:
     """The blob if `repository` may read it."""
     row = await reader.one(

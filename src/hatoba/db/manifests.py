@@ -159,6 +159,18 @@ async def held(reader: Reader, repository: str, digest: Digest) -> bool:
     return row is not None
 
 
+async def held_besides(reader: Reader, repository: str, digest: Digest, subject: Digest) -> bool:
+    """Whether the repository holds the manifest and its own `subject` is another or none."""
+    row = await reader.one(
+        "SELECT 1 FROM repositories AS r JOIN manifests AS m ON m.repository_id = r.id AND m.digest = :digest "
+        "WHERE r.name = :repository AND (m.subject IS NULL OR m.subject <> :subject)",
+        repository=repository,
+        digest=digest,
+        subject=subject,
+    )
+    return row is not None
+
+
 async def digests(reader: Reader, repository: str, after: str, limit: int) -> list[str]:
     """Digests that the repository holds, in byte order, after `after`."""
     rows = await reader.all(

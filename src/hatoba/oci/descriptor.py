@@ -5,6 +5,7 @@ Owns the media type constants. The models read clients' JSON, so unknown fields 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
@@ -31,12 +32,20 @@ FOREIGN_LAYERS = frozenset(
 
 
 def _digest(value: object) -> Digest:
+    return _parse_digest(value, Digest.parse)
+
+
+def _any_digest(value: object) -> Digest:
+    return _parse_digest(value, Digest.parse_any)
+
+
+def _parse_digest(value: object, parse: Callable[[str], Digest]) -> Digest:
     if isinstance(value, Digest):
         return value
     if not isinstance(value, str):
         raise ValueError("a digest is a string")  # noqa: TRY004  pydantic collects ValueErrors
     try:
-        return Digest.parse(value)
+        return parse(value)
     except DigestInvalid as error:
         raise ValueError(error.message) from None
 
@@ -80,3 +89,9 @@ class Descriptor(BaseModel):
     def foreign(self) -> bool:
         """Whether the content may live elsewhere and need not be in the registry."""
         return self.media_type in FOREIGN_LAYERS
+
+
+class Subject(Descriptor):
+    """What a manifest refers to. It need not be in the registry, so its digest may be of any algorithm (spec 3.4)."""
+
+    digest: Annotated[Digest, PlainValidator(_any_digest), PlainSerializer(str)]

@@ -22,7 +22,7 @@ _LONGEST = 255
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A digest of a registered algorithm; build it with `parse` or `of`."""
+    """A digest; build it with `parse` or `of` for content that hatoba keeps, `parse_any` for what it only names."""
 
     algorithm: str
     encoded: str
@@ -43,6 +43,15 @@ class Digest:
         if len(encoded) != length or not _HEX.fullmatch(encoded):
             raise DigestInvalid(f"invalid {algorithm} digest", detail=text)
         return cls(algorithm, encoded)
+
+    @classmethod
+    def parse_any(cls, text: str) -> Digest:
+        """Parse `text` for content that need not be here, so of any algorithm the grammar allows (spec 3.1)."""
+        if len(text) <= _LONGEST and _GRAMMAR.fullmatch(text):
+            algorithm, _, encoded = text.partition(":")
+            if algorithm not in _HEX_LENGTHS:
+                return cls(algorithm, encoded)
+        return cls.parse(text)
 
     @classmethod
     def of(cls, content: bytes, algorithm: str = CANONICAL) -> Digest:

@@ -23,6 +23,7 @@ from hatoba.oci.descriptor import (
     Annotations,
     Descriptor,
     Platform,
+    Subject,
 )
 
 _SCHEMA_VERSION = 2
@@ -38,7 +39,7 @@ class _Body(BaseModel):
     config: Descriptor | None = None
     layers: list[Descriptor] | None = Field(default=None, fail_fast=True)
     manifests: list[Descriptor] | None = Field(default=None, fail_fast=True)
-    subject: Descriptor | None = None
+    subject: Subject | None = None
     annotations: Annotations | None = None
 
 
@@ -62,7 +63,7 @@ class ParsedManifest:
     artifact_type: str | None
     config: Descriptor | None
     references: tuple[Referenced, ...]
-    subject: Descriptor | None
+    subject: Subject | None
     annotations: dict[str, str]
     total_bytes: int
 

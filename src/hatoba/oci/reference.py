@@ -22,6 +22,7 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", re.ASCII)
 _LONGEST_NAME = 255
 # The fallback tag of the referrers API: spec main cuts the algorithm to 32 and the digest to 64 characters.
 _FALLBACK_ALGORITHM, _FALLBACK_ENCODED = 32, 64
+_NOT_IN_TAGS = re.compile(r"[^a-zA-Z0-9._-]", re.ASCII)
 _FALLBACK = re.compile(r"(sha256-[0-9a-f]{64}|sha512-[0-9a-f]{64})", re.ASCII)
 
 
@@ -55,7 +56,8 @@ def find_reference(text: str) -> Reference:
 
 def fallback_tag(subject: Digest) -> Tag:
     """The tag under which clients without the referrers API keep the list of `subject`'s referrers."""
-    return Tag(f"{subject.algorithm[:_FALLBACK_ALGORITHM]}-{subject.encoded[:_FALLBACK_ENCODED]}")
+    algorithm, encoded = subject.algorithm[:_FALLBACK_ALGORITHM], subject.encoded[:_FALLBACK_ENCODED]
+    return Tag(_NOT_IN_TAGS.sub("-", f"{algorithm}-{encoded}"))
 
 
 def is_fallback_tag(tag: str) -> bool:

@@ -12,7 +12,7 @@ import structlog
 from hatoba.blobs.driver import BlobDriver, BlobReader, KeyMissing
 from hatoba.db import blobs, mirror, repositories
 from hatoba.db.blobs import BlobRow
-from hatoba.db.engine import Database, Transaction, now
+from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.mirror import MirrorRow
 from hatoba.errors import BlobUnknown, Unsupported
 from hatoba.oci.digest import Digest
@@ -66,9 +66,13 @@ class Blobs:
 
     async def mount(self, repository: RepositoryName, digest: Digest, source: RepositoryName | None) -> bool:
         """Let `repository` read a blob of `source` (or, without one, of any repository). False if there is none."""
-        row = await (
-            blobs.find_linked(self._database, source, digest) if source else blobs.find(self._database, digest)
-        )
+
+        async def find(reader: Reader) -> BlobRow | None:
+            if source:
+                return await blobs.find_linked(reader, source, digest)
+            return await blobs.find_held(reader, digest)
+
+        row = await find(self._database)
         if row is None or not await self.present(row, digest):
             return False
 
@@ -76,7 +80,7 @@ class Blobs:
             at = now()
             if not await blobs.touch(transaction, digest, at):
                 return None
-            if source and await blobs.find_linked(transaction, source, digest) is None:
+            if await find(transaction) is None:
                 return None
             repository_id, _ = await repositories.ensure(transaction, repository, at)
             if not await blobs.link(transaction, repository_id, digest, at):

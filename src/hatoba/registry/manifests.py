@@ -267,9 +267,9 @@ async def _parse(body: bytes) -> ParsedManifest:
 
 
 def _check_content_type(content_type: str | None, parsed: ParsedManifest) -> None:
-    # Parameters do not count (spec 3.4). Docker's registry takes a missing or plain JSON type as "look inside".
+    # Parameters do not count (spec 3.4); without a type the body alone decides.
     sent = (content_type or "").partition(";")[0].strip().lower()
-    if sent and sent not in {"application/json", parsed.media_type}:
+    if sent and sent != parsed.media_type:
         raise ManifestInvalid(f"Content-Type {sent[:255]!r} disagrees with the manifest's type {parsed.media_type}")
 
 

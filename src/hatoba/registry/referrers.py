@@ -78,7 +78,10 @@ async def _from_fallback(
     entries = []
     for reference in parsed.references:
         descriptor = reference.descriptor
-        if str(descriptor.digest) <= after or not await manifests.held(reader, repository, descriptor.digest):
+        if str(descriptor.digest) <= after:
+            continue
+        # What names the subject itself is listed by its row, which knows better than the tag's index.
+        if not await manifests.held_besides(reader, repository, descriptor.digest, subject):
             continue
         if artifact_type is None or descriptor.artifact_type == artifact_type:
             annotations = json.dumps(descriptor.annotations or {})

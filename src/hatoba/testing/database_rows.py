@@ -123,6 +123,10 @@ class RowsContract:
         assert not await database.write(lambda t: blobs.unlink(t, mine, _LAYER))
         assert await blobs.find_linked(database, "mine", _LAYER) is None
         assert await blobs.find_linked(database, "yours", _LAYER) is not None
+        assert await blobs.find_held(database, _LAYER) is not None
+        assert await database.write(lambda t: blobs.unlink(t, yours, _LAYER))
+        assert await blobs.find_held(database, _LAYER) is None, "nobody may read it any more"
+        assert await blobs.find(database, _LAYER) is not None
 
     async def test_linked_digests_come_in_pages(self, database: Database) -> None:
         digests = [Digest.of(str(number).encode()) for number in range(5)]
@@ -167,6 +171,9 @@ class RowsContract:
         assert await manifests.held(database, "a", _BODY)
         assert not await manifests.held(database, "a", _LAYER)
         assert not await manifests.held(database, "b", _BODY)
+        assert await manifests.held_besides(database, "a", _BODY, _LAYER)
+        assert not await manifests.held_besides(database, "a", _LAYER, _LAYER)
+        assert not await manifests.held_besides(database, "b", _BODY, _LAYER)
         assert await blobs.find_manifest(database, "a", _BODY) == await blobs.find(database, _BODY)
         assert await blobs.find_manifest(database, "b", _BODY) is None
         assert await blobs.find_linked(database, "a", _BODY) is None, "a manifest is no blob of the repository"

@@ -25,6 +25,7 @@ from hatoba.web.v2 import routes
 from hatoba.web.v2.base import Answer, BlobAnswer, Registry
 
 _DRAIN_BYTES = 64 * 1024
+_LINGER_SECONDS = 5.0
 _VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 _CLIENT_GONE = 499  # for the log alone, nobody is there to be told
 
@@ -72,6 +73,8 @@ class App:
         finally:
             if self._access_log is not None:
                 self._write_line(request, request_id, status, sent, time.perf_counter() - started)
+        if request.cut_short:
+            await request.linger(_LINGER_SECONDS)
 
     async def _answer(self, request: Request, request_id: str) -> Answer | None:
         """The answer, also for everything that went wrong; None when the client is gone."""
@@ -128,8 +131,8 @@ class App:
         headers += [(name.encode(), value.encode("utf-8", "replace")) for name, value in answer.headers]
         if isinstance(answer, BlobAnswer):
             return await self._blobs.send(request, send, answer, headers)
-        if not request.body_read and not await request.drain(_DRAIN_BYTES):
-            # A long body that nobody reads: answering and closing is the only way to be heard at once.
+        if not await request.drain(_DRAIN_BYTES):
+            # A long body that nobody reads: answer at once, and close when the client has had time to hear it.
             headers.append((b"connection", b"close"))
         return await send_response(request, send, answer, headers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +40,10 @@ class Response:
 
 
 class Request:
-    """One request. `user` is None for anonymous; `action` and `repository` are set by the router, for the log."""
+    """One request. `user` is None for anonymous; `action` and `repository` are set by the router, for the log.
+
+    `cut_short`: the answer goes out before the body was read.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, stall_seconds: float) -> None:
         self.scope = scope
@@ -50,6 +54,7 @@ class Request:
         self.action = ""
         self.repository = ""
         self.body_read = False
+        self.cut_short = False
         self._receive = receive
         self._stall_seconds = stall_seconds
         self._query: list[tuple[str, str]] | None = None
@@ -58,6 +63,11 @@ class Request:
         """A header's value; `name` in lower case."""
         value = self.headers.get(name.encode("latin-1"))
         return None if value is None else value.decode("latin-1")
+
+    def header_all(self, name: str) -> list[str]:
+        """The values of a header that may come in several lines; `name` in lower case."""
+        wanted = name.encode("latin-1")
+        return [value.decode("latin-1") for key, value in self.scope["headers"] if key == wanted]
 
     def query_all(self, name: str) -> list[str]:
         """Every value of a query parameter, in order."""
@@ -115,11 +125,18 @@ class Request:
         return b"".join(parts)
 
     async def drain(self, limit: int) -> bool:
-        """Read and drop what is left of a short body, so that the connection can be used again. False if it is long."""
+        """Read and drop what is left of a short body, so that the connection can be used again.
+
+        False if it is long: then the body is `cut_short`, and `linger` after the answer.
+        """
+        self.cut_short = not self.body_read and not await self._drain(limit)
+        return not self.cut_short
+
+    async def _drain(self, limit: int) -> bool:
         try:
             announced = self.length_bytes
             if announced is not None and announced > limit:
-                return self.body_read
+                return False
             size = 0
             async for part in self.stream():
                 size += len(part)
@@ -128,3 +145,15 @@ class Request:
         except (ClientGone, RegistryError):
             return False
         return True
+
+    async def linger(self, seconds: float) -> None:
+        """After an early answer: read and drop what the client still sends, until it is done or `seconds` are over.
+
+        Closing a connection with bytes unread resets it, and the reset destroys the answer on its way (RFC 9112, 9.6):
+        Docker then says "broken pipe" instead of what was wrong.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.body_read:
+                    message = await self._receive()
+                    self.body_read = message["type"] != "http.request" or not message.get("more_body", False)

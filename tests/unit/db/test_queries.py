@@ -23,6 +23,7 @@ UPLOAD = UploadRow("id", "a", 0, "sha256", None, AT, AT)
 
 CONTENT = {
     "blobs.find": lambda on: blobs.find(on, DIGEST),
+    "blobs.find_held": lambda on: blobs.find_held(on, DIGEST),
     "blobs.find_linked": lambda on: blobs.find_linked(on, "a", DIGEST),
     "blobs.find_manifest": lambda on: blobs.find_manifest(on, "a", DIGEST),
     "blobs.make_ready": lambda on: blobs.make_ready(on, DIGEST, "key", 1, AT),
@@ -41,6 +42,7 @@ CONTENT = {
     "manifests.referrers": lambda on: manifests.referrers(on, "a", DIGEST, None, "", 5),
     "manifests.referrers by type": lambda on: manifests.referrers(on, "a", DIGEST, "text/a", "", 5),
     "manifests.held": lambda on: manifests.held(on, "a", DIGEST),
+    "manifests.held_besides": lambda on: manifests.held_besides(on, "a", DIGEST, DIGEST),
     "manifests.digests": lambda on: manifests.digests(on, "a", "", 5),
     "mirror.mark": lambda on: mirror.mark(on, "a", "tag", "latest", AT),
     "mirror.settle": lambda on: mirror.settle(on, MirrorRow("a", "tag", "latest", 1)),

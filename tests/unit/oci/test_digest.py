@@ -139,3 +139,20 @@ def test_a_value():
 )
 def test_digest_like(text, like):
     assert is_digest_like(text) is like
+
+
+@pytest.mark.parametrize("text", [f"blake3:{HEX64}", "multihash+base58:QmRZxt2b1FVZPNqd8hsi", f"sha256:{HEX64}"])
+def test_any_algorithm(text):
+    assert str(Digest.parse_any(text)) == text
+
+
+@pytest.mark.parametrize("text", [v for v in BAD.values() if v.partition(":")[0] in {"sha256", "sha512"}])
+def test_any_algorithm_but_known_ones_are_right(text):
+    with pytest.raises(DigestInvalid):
+        Digest.parse_any(text)
+
+
+@pytest.mark.parametrize("text", ["", ":", "a:", "BLAKE:a", "a/b:c", "a:b/c", "a" * 250 + ":abcdef"])
+def test_any_algorithm_keeps_to_the_grammar(text):
+    with pytest.raises(DigestInvalid):
+        Digest.parse_any(text)

@@ -203,6 +203,7 @@ def test_no_name_takes_long(text):
 def test_fallback_tag():
     assert fallback_tag(Digest.parse(SHA256)) == f"sha256-{HEX64}"
     assert fallback_tag(Digest.parse(f"sha512:{HEX64}{'f' * 64}")) == f"sha512-{HEX64}"
+    assert fallback_tag(Digest.parse_any("multihash+base58:Qm_=")) == "multihash-base58-Qm_-"
 
 
 @given(st.binary(max_size=20), st.sampled_from(["sha256", "sha512"]))

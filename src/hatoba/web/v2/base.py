@@ -119,9 +119,9 @@ def next_link(registry: Registry, request: Request, path: str, **query: str | in
 
 def matches(request: Request, digest: str) -> bool:
     """Whether the client has this content already (If-None-Match)."""
-    sent = request.header("if-none-match")
-    if sent is None:
+    if request.header("if-none-match") is None:
         return False
+    sent = ",".join(request.header_all("if-none-match"))
     tags = [tag.strip().removeprefix("W/") for tag in sent.split(",")]
     return "*" in tags or f'"{digest}"' in tags
 

@@ -11,7 +11,8 @@ from hatoba.web.messages import Headers, Request, Response
 from hatoba.web.v2 import base
 from hatoba.web.v2.base import Answer, BlobAnswer, Registry
 
-_RANGE = re.compile(r"bytes=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.ASCII)
+_RANGE = re.compile(r"bytes=\s*(\d*)\s*-\s*(\d*)\s*", re.ASCII)
+_LONGEST_NUMBER = 18  # digits; what is longer is behind the end of any blob
 
 
 async def get(registry: Registry, request: Request, name: RepositoryName, reference: str) -> Answer:
@@ -61,6 +62,10 @@ def _headers(digest: Digest) -> Headers:
     ]
 
 
+def _number(digits: str, size: int) -> int:
+    return int(digits) if len(digits) <= _LONGEST_NUMBER else size
+
+
 def _range(request: Request, digest: Digest, size: int) -> tuple[int, int] | None:
     """First and last byte of the one range asked for; None for everything. Raises RangeInvalid."""
     sent = request.header("range")
@@ -71,9 +76,9 @@ def _range(request: Request, digest: Digest, size: int) -> tuple[int, int] | Non
         return None
     start, end = match.groups()
     if start:
-        first, last = int(start), min(int(end), size - 1) if end else size - 1
+        first, last = _number(start, size), min(_number(end, size), size - 1) if end else size - 1
     else:
-        first, last = max(size - int(end), 0), size - 1
+        first, last = max(size - _number(end, size), 0), size - 1
     if first > last:
         raise RangeInvalid("no byte of the blob is in that range", headers=(("Content-Range", f"bytes */{size}"),))
     return first, last

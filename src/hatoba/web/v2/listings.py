@@ -37,7 +37,7 @@ async def catalog(registry: Registry, request: Request) -> Response:
 
 async def referrers(registry: Registry, request: Request, name: RepositoryName, reference: str) -> Response:
     """GET referrers: an index of what refers to the digest, filtered by `artifactType` if asked."""
-    subject = Digest.parse(reference)
+    subject = Digest.parse_any(reference)
     wanted = request.query("artifactType") or None
     entries, more = await registry.referrers.list(name, subject, wanted, request.query("last") or "")
     headers: Headers = [("content-type", OCI_INDEX)]
