@@ -23,7 +23,7 @@ from hatoba.blobs.memory import Memory
 from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
 from hatoba.db.sqlite import Sqlite
-from hatoba.errors import RegistryError
+from hatoba.errors import RegistryError, StartError, Unavailable
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.purge import purge_uploads
 from hatoba.operations.verify import follow_links
@@ -61,9 +61,12 @@ async def prepare(settings: Settings) -> None:
     root = root_of(settings)
     if root is None:
         return
-    with contextlib.closing(_metadata(settings, root)) as database, contextlib.closing(_sessions(root)) as sessions:
-        await database.migrate()
-        await sessions.migrate()
+    try:
+        with contextlib.closing(_metadata(settings, root)) as database, contextlib.closing(_sessions(root)) as sessions:
+            await database.migrate()
+            await sessions.migrate()
+    except Unavailable as error:
+        raise StartError(f"the databases in {_own(root)} cannot be used: {error.__cause__ or error}") from error
     if settings.auth.htpasswd is not None:
         with contextlib.closing(Htpasswd(settings.auth.htpasswd.path)) as htpasswd:
             htpasswd.load()

@@ -114,6 +114,16 @@ def test_second_server_on_the_same_folder(serving, start, e2e, free_port, tmp_pa
         pass
 
 
+def test_broken_database_is_named_with_the_reason(start, e2e, free_port, tmp_path):
+    (tmp_path / "data/hatoba").mkdir(parents=True)
+    (tmp_path / "data/hatoba/metadata.db").write_bytes(b"no database " * 1000)
+    server = start(e2e.HATOBA, "serve", "--root", tmp_path / "data", "--addr", f"127.0.0.1:{free_port()}")
+    assert server.process.wait(20) == 1
+    (line,) = server.err.splitlines()
+    assert str(tmp_path / "data/hatoba") in line
+    assert "file is not a database" in line
+
+
 def test_port_in_use(start, e2e, tmp_path):
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))

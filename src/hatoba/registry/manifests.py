@@ -236,7 +236,8 @@ class Manifests:
         self, transaction: Transaction, repository: RepositoryName, parsed: ParsedManifest, row: ManifestRow
     ) -> None:
         missing: dict[str, None] = {}
-        for reference in parsed.references:
+        # A layer may come many times, some images repeat an empty one; once is enough, the write lock is held.
+        for reference in {(r.descriptor.digest, r.kind, r.required): r for r in parsed.references}.values():
             digest = reference.descriptor.digest
             find = blobs.find_manifest if reference.kind == "manifest" else blobs.find_linked
             found = await find(transaction, repository, digest)
