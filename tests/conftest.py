@@ -94,12 +94,15 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"not run: {report.nodeid}: {_reason(report).removeprefix('Skipped: ')}")
 
 
+OURS = str(Path(hatoba.__file__).parent)
+
+
 class Blocked(BlockingError):
     """Remembers each blocking call: whoever catches the exception does not hide it from the test."""
 
     def __init__(self, func: str) -> None:
         super().__init__(func)
-        ours = [f for f in traceback.extract_stack() if "/hatoba/" in f.filename]
+        ours = [f for f in traceback.extract_stack() if f.filename.startswith(OURS)]
         places = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(ours))
         SEEN.append(f"{func} on the event loop, in {places}")
 

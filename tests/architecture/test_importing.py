@@ -91,7 +91,7 @@ def test_importing_does_nothing(tmp_path, sources):
         ("import os\nos.makedirs('hatoba-data', exist_ok=True)", "os.mkdir"),
         ("open('/dev/null', 'a').close()", "open"),
         ("import os\nos.close(os.open('/dev/null', os.O_RDWR))", "open"),
-        ("import subprocess\nsubprocess.run(['true'])", "subprocess.Popen"),
+        ("import subprocess, sys\nsubprocess.run([sys.executable, '-c', ''])", "subprocess.Popen"),
     ],
 )
 def test_what_a_module_does_would_be_seen(copy, tmp_path, plant, event):
