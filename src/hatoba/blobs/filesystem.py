@@ -229,6 +229,7 @@ class _FileWriter:
         self._pool = pool
         self._lock: int | None = None
         self._file: int | None = None
+        self._sealed = False
         self._written_back = 0
         self._early: asyncio.Future[None] | None = None
 
@@ -239,15 +240,14 @@ class _FileWriter:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             there = os.stat(self._path)
             ours = os.fstat(descriptor)
+            if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+                raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", self._path)
         except BlockingIOError:
             os.close(descriptor)
             raise KeyBusy(self._path) from None
-        except FileNotFoundError:
+        except BaseException:
             os.close(descriptor)
-            raise KeyMissing(self._path) from None
-        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
-            os.close(descriptor)
-            raise KeyMissing(self._path)
+            raise
         self._lock = descriptor
 
     async def truncate(self, size: int) -> None:
@@ -297,6 +297,8 @@ class _FileWriter:
         return self._lock
 
     def _writable(self) -> int:
+        if self._sealed:
+            raise ValueError("the upload is sealed")
         if self._file is None:
             with _translated():
                 # A closing request that failed after `seal` left the file read-only; this one goes on with it.
@@ -330,6 +332,7 @@ class _FileWriter:
 
     def _seal(self) -> int:
         lock = self._locked()
+        self._sealed = True
         with _translated():
             os.fchmod(lock, _READ_ONLY)
             if self._file is not None:
@@ -381,6 +384,8 @@ def _open_for_reading(path: str) -> int:
 def _pread(descriptor: int, length: int, offset: int) -> bytes:
     try:
         return os.pread(descriptor, length, offset)
+    except IsADirectoryError:
+        raise KeyMissing from None
     except OSError as error:
         raise Unavailable(f"a file cannot be read: {os.strerror(error.errno or 0)}") from error
 
@@ -396,8 +401,6 @@ def _read_file(path: str, limit: int) -> bytes:
     descriptor = _open_for_reading(path)
     try:
         return _pread(descriptor, limit, 0)
-    except IsADirectoryError:
-        raise KeyMissing(path) from None
     finally:
         os.close(descriptor)
 
