@@ -358,6 +358,26 @@ async def test_the_disk_starts_early_and_once_at_a_time(driver, monkeypatch):
     assert synced[-1] == 60
 
 
+@pytest.mark.parametrize("then", ["sync", "seal"])
+async def test_an_early_error_is_told_once_and_not_lost(driver, monkeypatch, then):
+    """The kernel reports a failed write-back once: the sync that follows may succeed over lost bytes."""
+    monkeypatch.setattr(filesystem, "_WRITE_BACK_BYTES", 10)
+    failed = []
+
+    def fdatasync(_descriptor):
+        if not failed:
+            failed.append(True)
+            raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    await driver.create(UPLOAD)
+    async with driver.append(UPLOAD) as writer:
+        await writer.write(0, [b"1234567890"])
+        await writer.write(10, [b"1234567890"])
+        with pytest.raises(Unavailable):
+            await (writer.sync() if then == "sync" else writer.seal())
+
+
 async def test_an_upload_replaced_between_open_and_lock_is_gone(driver, monkeypatch, root):
     """Its bytes were published meanwhile: whoever locked them would write into a blob."""
     await driver.create(UPLOAD)
