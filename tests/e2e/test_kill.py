@@ -292,3 +292,21 @@ def test_acknowledged_pushes_survive(tmp_path, port, what, workers):
             pusher.stopped.set()
         server.stop()
     wait_for(server.gone, "a process of the server outlives it")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_worker_is_replaced(tmp_path, port, workers):
+    """The server goes on; it ends only when the same worker dies again within seconds (decision 9)."""
+    server = Server(tmp_path, port, workers)
+    try:
+        wait_for(lambda: len(server.workers()) == workers, "a worker is missing")
+        before = server.workers()
+        os.kill(before[0], signal.SIGKILL)
+        wait_for(lambda: len(set(server.workers()) - set(before)) == 1, "no new worker comes")
+        assert server.process.poll() is None
+        wait_for(server.answers, "the new worker does not answer")
+        os.kill(server.workers()[-1], signal.SIGKILL)
+        assert server.process.wait(30) == 1
+        wait_for(server.gone, "a process of the server outlives it")
+    finally:
+        server.stop()
