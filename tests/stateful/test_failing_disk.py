@@ -266,7 +266,7 @@ async def test_link_that_cannot_be_written_fails_no_push(worker, kit, monkeypatc
     await one.mirror.settle()
     assert link(TAG) == kit.digest_of(body)
     assert (await one("GET", "/healthz/ready")).status_code == 200
-    assert any("stays pending" in entry["event"] for entry in logged)
+    assert any("stay pending" in entry["event"] for entry in logged)
 
 
 @contextlib.contextmanager

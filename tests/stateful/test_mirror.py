@@ -280,3 +280,32 @@ async def test_a_thousand_concurrent_retags(worker, kit, root, link, rows):
     ((digest,),) = rows("SELECT digest FROM tags WHERE name = 'v'")
     assert link(TAG) == digest
     assert digest in {kit.digest_of(body) for body in bodies}
+
+
+async def test_a_broken_folder_stops_no_other_link_and_fills_no_log(worker, kit, link, tree, monkeypatch, capfd):
+    monkeypatch.setattr(mirror_module, "_BATCH", 2)
+    one = await worker()
+    await one.push_image("other")
+    with read_only(tree / "repositories/team/app/_manifests/tags"):
+        body = await one.push_image("v")
+        assert link(f"_manifests/revisions/sha256/{kit.digest_of(body)[7:]}") == kit.digest_of(body)
+        for tag in ("w", "x"):
+            await one.push_image(tag)
+        monkeypatch.setattr(one.mirror, "write", nothing)
+        later = await one.push_image("v", "another")
+        monkeypatch.undo()
+        monkeypatch.setattr(mirror_module, "_BATCH", 2)
+        assert link(TAG, "another") is None
+        for _ in range(5):
+            await one.mirror.catch_up(again=False)
+            await one.mirror.settle()
+        assert link(TAG, "another") == kit.digest_of(later)
+    assert "".join(capfd.readouterr()).count("stay pending") == 3
+    assert link(TAG) is None
+    while await one.mirror.catch_up():
+        await one.mirror.settle()
+    assert link(TAG) == kit.digest_of(body)
+
+
+async def nothing(_rows):
+    pass

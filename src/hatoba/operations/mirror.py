@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
+import itertools
+import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -29,6 +31,7 @@ from hatoba.oci.digest import Digest
 
 _SETTLE_SECONDS = 1.0
 _LEFTOVER_AGE = timedelta(seconds=10)  # younger marks are another request's, about to be written
+_STUCK_SECONDS = 10.0
 _BATCH = 500
 _LOCKS = 64
 # KeyMissing: a file stands where a folder should be; OSError: so too, or a lock's file cannot be opened.
@@ -45,37 +48,50 @@ class Mirror:
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="hatoba-mirror")
         self._written: dict[MirrorRow, list[str]] = {}
         self._framed: set[str] = set()
+        self._stuck: dict[MirrorRow, float] = {}  # when to try again
         self._log = structlog.stdlib.get_logger("hatoba.mirror")
 
     async def write(self, rows: Sequence[MirrorRow]) -> None:
         """See `Links.write`."""
         if not rows:
             return
+        repository = rows[0].repository
+        failed: list[Exception] = []
         try:
-            async with self._locked(rows[0].repository):
+            async with self._locked(repository):
                 for row in rows:
-                    self._written[row] = await self._make_true(row)
+                    try:
+                        self._written[row] = await self._make_true(row)
+                    except _FAILURES as error:  # the others need not wait for this one
+                        self._stuck[row] = time.monotonic() + _STUCK_SECONDS
+                        failed.append(error)
         except _FAILURES as error:
-            self._log.error(
-                "a link file cannot be written; it stays pending", repository=rows[0].repository, reason=str(error)
-            )
+            failed.append(error)
+        if failed:
+            message = "link files cannot be written; they stay pending"
+            self._log.error(message, repository=repository, links=len(failed), reason=str(failed[0]))
 
     async def run(self) -> None:
         """Settle what was written and write what was left, until cancelled."""
         while True:
             await asyncio.sleep(_SETTLE_SECONDS)
             try:
-                await self.catch_up(_LEFTOVER_AGE)
+                await self.catch_up(_LEFTOVER_AGE, again=False)
                 await self.settle()
             except _FAILURES as error:
                 self._log.error("link files are not settled; trying again", reason=str(error))
 
-    async def catch_up(self, age: timedelta = timedelta(0)) -> int:
-        """Write the links of marks older than `age`, left by a crash or an error; how many there were."""
-        rows = await mirror.pending(self._database, now() - age, _BATCH)
-        for row in rows:
-            if row not in self._written:
-                await self.write([row])
+    async def catch_up(self, age: timedelta = timedelta(0), *, again: bool = True) -> int:
+        """Write the links of marks older than `age`, left by a crash or an error; how many there were.
+
+        Without `again` those that failed a moment ago wait, so that one broken folder neither fills the log nor stops
+        the others.
+        """
+        rows = await mirror.pending(self._database, now() - age, _BATCH + len(self._stuck))
+        self._stuck = {row: until for row, until in self._stuck.items() if until > time.monotonic() and not again}
+        due = [row for row in rows if row not in self._written and row not in self._stuck]
+        for _, group in itertools.groupby(sorted(due, key=_repository), key=_repository):
+            await self.write(list(group))
         return len(rows)
 
     async def settle(self) -> None:
@@ -161,3 +177,7 @@ class Mirror:
         except asyncio.CancelledError:
             await outlast(waiting)  # the file must stay open as long as a thread waits on it
             raise
+
+
+def _repository(row: MirrorRow) -> str:
+    return row.repository
