@@ -295,8 +295,8 @@ def test_acknowledged_pushes_survive(tmp_path, port, what, workers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_worker_is_replaced(tmp_path, port, workers):
-    """The server goes on; it ends only when the same worker dies again within seconds (decision 9)."""
+def test_worker_that_dies_twice_ends_the_server(tmp_path, port, workers):
+    """The first time it is replaced; again within seconds it is a crash loop (decision 9)."""
     server = Server(tmp_path, port, workers)
     try:
         wait_for(lambda: len(server.workers()) == workers, "a worker is missing")
