@@ -59,10 +59,14 @@ class Filesystem:
     async def open(self, key: str) -> BlobReader:
         """See `BlobDriver.open`."""
         descriptor = _open_for_reading(self._path(key))
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        try:
+            with _translated():
+                found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise KeyMissing(key)
+        except BaseException:
             os.close(descriptor)
-            raise KeyMissing(key)
+            raise
         return _FileReader(descriptor, found.st_size, self._pool)
 
     async def read(self, key: str, limit: int) -> bytes:
@@ -81,8 +85,10 @@ class Filesystem:
             await self._run(writer.lock)
             yield writer
         finally:
-            await writer.stop()
-            await self._run(writer.close)
+            try:
+                await writer.stop()
+            finally:
+                await self._run(writer.close)
 
     async def stage(self, content: bytes) -> str:
         """See `BlobDriver.stage`."""
@@ -123,7 +129,8 @@ class Filesystem:
 
     async def walk(self, prefix: str) -> AsyncIterator[str]:
         """See `BlobDriver.walk`."""
-        pending = [prefix.strip("/")]
+        prefix = prefix.strip("/")
+        pending = [] if prefix.partition("/")[0] == OWN_FOLDER else [prefix]
         while pending:
             folder = pending.pop()
             for name, is_folder in await self._run(_entries, self._path(folder)):
@@ -172,8 +179,8 @@ class Filesystem:
                 with open(temporary, "xb") as file:
                     file.write(content)
                 for _ in range(3):  # Docker's registry beside us may remove an empty folder in between
-                    os.makedirs(os.path.dirname(path), exist_ok=True)
                     with contextlib.suppress(FileNotFoundError):
+                        os.makedirs(os.path.dirname(path), exist_ok=True)
                         os.rename(temporary, path)
                         return
                 raise Unavailable("a folder of the repository's tree goes away as soon as it is made")
@@ -234,14 +241,14 @@ class _FileWriter:
         self._early: asyncio.Future[None] | None = None
 
     def lock(self) -> None:
-        """Take the flock; raises KeyMissing, KeyBusy. A file renamed or removed meanwhile counts as missing."""
+        """Take the flock; raises KeyMissing, KeyBusy. A folder, or a file renamed or removed meanwhile, is missing."""
         descriptor = _open_for_reading(self._path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             there = os.stat(self._path)
             ours = os.fstat(descriptor)
-            if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
-                raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", self._path)
+            if not stat.S_ISREG(ours.st_mode) or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+                raise FileNotFoundError(errno.ENOENT, "no file, or replaced meanwhile", self._path)
         except BlockingIOError:
             os.close(descriptor)
             raise KeyBusy(self._path) from None
@@ -274,8 +281,8 @@ class _FileWriter:
 
     async def stop(self) -> None:
         """Wait for an early sync that a cancelled or failed request left behind."""
-        if self._early is not None:
-            await outlast(self._early)
+        if self._early is not None and await outlast(self._early):
+            raise asyncio.CancelledError
 
     def close(self) -> None:
         """Close both descriptors; runs on the pool when every write and sync has ended."""
@@ -444,7 +451,7 @@ def _fsync_folder(path: str) -> None:
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
         os.unlink(path)
     folder = os.path.dirname(path)
     if os.path.basename(os.path.dirname(folder)) == "_uploads":

@@ -138,13 +138,16 @@ class _MemoryWriter:
     async def truncate(self, size: int) -> None:
         if len(self._content) < size:
             raise KeyMissing(self._key)
-        del self._content[size:]
+        if len(self._content) > size:
+            self._writable()
+            del self._content[size:]
 
     async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
-        if self._sealed:
-            raise ValueError("the upload is sealed")
+        self._writable()
         joined = b"".join(chunks)
-        self._content[offset : offset + len(joined)] = joined
+        if joined:
+            self._content.extend(bytes(max(0, offset - len(self._content))))  # a hole reads as zeros, as on a disk
+            self._content[offset : offset + len(joined)] = joined
 
     async def sync(self) -> None:
         pass
@@ -155,3 +158,7 @@ class _MemoryWriter:
 
     async def read(self, offset: int, length: int) -> bytes:
         return bytes(self._content[offset : offset + length])
+
+    def _writable(self) -> None:
+        if self._sealed:
+            raise ValueError("the upload is sealed")

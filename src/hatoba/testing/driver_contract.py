@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,6 +18,7 @@ from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver, BlobWriter, KeyBusy, KeyMissing
 from hatoba.oci.digest import Digest
 
+_T = TypeVar("_T")
 _UPLOAD = layout.upload("library/alpine", "0c5e7d7e-6b39-4a0e-8d2e-3a1f7f1f6a55")
 _SECOND = layout.upload("library/alpine", "7f6f1a3e-1d1c-4c3e-9f0e-5b0a7d9a2a11")
 _LINK = layout.tag_link("library/alpine", "latest")
@@ -24,14 +27,19 @@ _BLOB = layout.blob(Digest.of(b"blob"))
 _NAMES = ["a", "a/b", "a-b", "a.b/c__d", "/".join(["x"] * 128), "a" * 255, "v2", "blobs/manifests", "0"]
 
 
+def driven(work: Coroutine[Any, Any, _T]) -> _T:
+    """What `work` returns, and it must not suspend."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    work.close()
+    pytest.fail("it suspended")
+
+
 async def move(driver: BlobDriver, source: str, key: str) -> None:
     """`publish` as a write transaction does it: off the loop, and to its end without suspending."""
-
-    def drive() -> None:
-        with pytest.raises(StopIteration):
-            driver.publish(source, key).send(None)
-
-    await asyncio.to_thread(drive)
+    await asyncio.to_thread(lambda: driven(driver.publish(source, key)))
 
 
 async def publish(driver: BlobDriver, key: str, content: bytes) -> None:
@@ -78,12 +86,25 @@ class ReadingContract:
 
     async def test_a_folder_is_nothing(self, driver: BlobDriver) -> None:
         await publish(driver, _BLOB, b"blob")
-        folder = _BLOB.rpartition("/")[0]
-        assert await driver.stat(folder) is None
-        with pytest.raises(KeyMissing):
-            await driver.open(folder)
-        with pytest.raises(KeyMissing):
-            await driver.read(folder, 10)
+        await driver.make_folder(layout.layers("a"))
+        for folder in (_BLOB.rpartition("/")[0], layout.layers("a")):
+            assert await driver.stat(folder) is None
+            with pytest.raises(KeyMissing):
+                await driver.open(folder)
+            with pytest.raises(KeyMissing):
+                await driver.read(folder, 10)
+            with pytest.raises(KeyMissing):
+                async with driver.append(folder):
+                    pytest.fail("a folder is no upload")
+            await driver.remove(folder)
+        assert await content_of(driver, _BLOB) == b"blob"
+
+    async def test_looking_and_opening_never_suspend(self, driver: BlobDriver) -> None:
+        """A write transaction and the answer to a HEAD run on the loop's thread in one piece."""
+        await publish(driver, _BLOB, b"blob")
+        assert driven(driver.stat(_BLOB)) == 4
+        assert driven(driver.stat(_LINK)) is None
+        driven(driver.open(_BLOB)).close()
 
     async def test_under_a_file_is_nothing(self, driver: BlobDriver) -> None:
         await publish(driver, _BLOB, b"blob")
@@ -118,6 +139,15 @@ class ReadingContract:
         assert (second.size, await second.read(0, 100)) == (10, b"the second")
         first.close()
         second.close()
+
+    async def test_a_reader_keeps_the_link_it_opened(self, driver: BlobDriver) -> None:
+        await driver.write_link(_LINK, b"sha256:old")
+        reader = await driver.open(_LINK)
+        await driver.write_link(_LINK, b"sha256:new, and longer")
+        assert (reader.size, await reader.read(0, 100)) == (10, b"sha256:old")
+        await driver.remove_tree(layout.tag("library/alpine", "latest"))
+        assert await reader.read(0, 100) == b"sha256:old"
+        reader.close()
 
     async def test_publishing_moves(self, driver: BlobDriver) -> None:
         staged = await driver.stage(b"staged")
@@ -197,7 +227,45 @@ class WritingContract:
             assert await writer.seal() == 5
             with pytest.raises(ValueError, match="sealed"):
                 await writer.write(5, [b" and more"])
+            with pytest.raises(ValueError, match="sealed"):
+                await writer.truncate(3)
+            with pytest.raises(KeyBusy):
+                async with driver.append(upload):
+                    pytest.fail("it is locked until the context ends")
         assert await content_of(driver, upload) == b"whole"
+
+    async def test_a_closing_that_failed_is_done_again(self, driver: BlobDriver, upload: str) -> None:
+        async with driver.append(upload) as writer:
+            await writer.write(0, [b"whole"])
+            await writer.seal()
+        async with driver.append(upload) as writer:
+            await writer.truncate(5)
+            assert await writer.seal() == 5
+        async with driver.append(upload) as writer:
+            await writer.write(5, [b"!"])
+            assert await writer.seal() == 6
+        assert await content_of(driver, upload) == b"whole!"
+
+    async def test_bytes_go_where_they_belong(self, driver: BlobDriver, upload: str) -> None:
+        async with driver.append(upload) as writer:
+            await writer.write(0, [b"0123456789"])
+            await writer.write(3, [b"a", b"bc"])
+            await writer.write(8, [b"xyz"])
+            await writer.write(5, [])
+            assert await writer.read(0, 20) == b"012abc67xyz"
+            await writer.write(13, [b"!"])
+        assert await content_of(driver, upload) == b"012abc67xyz\0\0!"
+
+    async def test_a_new_upload_at_the_key_of_a_published_one(self, driver: BlobDriver, upload: str) -> None:
+        async with driver.append(upload) as writer:
+            await writer.write(0, [b"blob"])
+            await writer.seal()
+            await driver.prepare(_BLOB)
+            await move(driver, upload, _BLOB)
+        await driver.create(upload)
+        async with driver.append(upload) as writer:
+            await writer.write(0, [b"another"])
+        assert await content_of(driver, _BLOB) == b"blob"
 
     async def test_seal_of_nothing_written(self, driver: BlobDriver, upload: str) -> None:
         async with driver.append(upload) as writer:
@@ -340,10 +408,24 @@ class LinksContract:
         assert await keys(driver, layout.repository("a")) == sorted(links[:4])
         assert await keys(driver, layout.repository("nothing")) == []
 
+    async def test_a_walk_under_a_file_finds_nothing(self, driver: BlobDriver) -> None:
+        await driver.write_link(_LINK, b"x")
+        assert await keys(driver, _LINK) == []
+
+    async def test_a_walk_may_remove_what_it_finds(self, driver: BlobDriver) -> None:
+        for number in range(20):
+            await driver.write_link(layout.tag_link("a", f"v{number}"), b"x")
+        async for key in driver.walk(layout.REPOSITORIES):
+            await driver.remove(key)
+        assert await keys(driver) == []
+
     async def test_a_walk_never_sees_hatobas_own_folder(self, driver: BlobDriver) -> None:
         staged = await driver.stage(b"staged")
         await driver.write_link(layout.tag_link("hatoba", "v1"), b"x")
-        assert await keys(driver) == [layout.tag_link("hatoba", "v1")]
+        for prefix in ("", "/", "docker"):
+            assert await keys(driver, prefix) == [layout.tag_link("hatoba", "v1")]
+        for prefix in ("hatoba", "/hatoba/", staged.rpartition("/")[0]):
+            assert await keys(driver, prefix) == []
         await driver.remove(staged)
 
     async def test_old_temporary_files_go(self, driver: BlobDriver) -> None:
@@ -353,6 +435,7 @@ class LinksContract:
         assert [await driver.stat(key) for key in staged] == [6, 6, 6]
         assert await driver.stale(-1) == 3
         assert [await driver.stat(key) for key in staged] == [None, None, None]
+        assert await driver.stale(-1) == 0
         assert await content_of(driver, _BLOB) == b"published"
 
 
@@ -394,6 +477,13 @@ class SharedContract:
         with pytest.raises(KeyMissing):
             async with other.append(_UPLOAD):
                 pytest.fail("its bytes are a blob now")
+
+    async def test_what_one_staged_the_other_may_publish_or_clear(self, driver: BlobDriver, other: BlobDriver) -> None:
+        published, left = await driver.stage(b"blob"), await driver.stage(b"left by a crash")
+        await other.prepare(_BLOB)
+        await move(other, published, _BLOB)
+        assert await other.stale(-1) == 1
+        assert (await driver.stat(_BLOB), await driver.stat(left)) == (4, None)
 
     async def test_both_publish_the_same_blob(self, driver: BlobDriver, other: BlobDriver) -> None:
         await asyncio.gather(*(publish(one, _BLOB, b"blob") for one in (driver, other) for _ in range(20)))

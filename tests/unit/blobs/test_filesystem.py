@@ -362,11 +362,11 @@ async def test_the_disk_starts_early_and_once_at_a_time(driver, monkeypatch):
 async def test_an_early_error_is_told_once_and_not_lost(driver, monkeypatch, then):
     """The kernel reports a failed write-back once: the sync that follows may succeed over lost bytes."""
     monkeypatch.setattr(filesystem, "_WRITE_BACK_BYTES", 10)
-    failed = []
+    failed = threading.Event()
 
     def fdatasync(_descriptor):
-        if not failed:
-            failed.append(True)
+        if not failed.is_set():
+            failed.set()
             raise OSError(errno.EIO, "")
 
     monkeypatch.setattr(os, "fdatasync", fdatasync)
@@ -374,6 +374,7 @@ async def test_an_early_error_is_told_once_and_not_lost(driver, monkeypatch, the
     async with driver.append(UPLOAD) as writer:
         await writer.write(0, [b"1234567890"])
         await writer.write(10, [b"1234567890"])
+        await asyncio.to_thread(failed.wait, 20)
         with pytest.raises(Unavailable):
             await (writer.sync() if then == "sync" else writer.seal())
 
@@ -439,3 +440,27 @@ async def test_only_old_temporary_files_go(driver, root):
     assert not (root / old).exists()
     assert (root / young).exists()
     assert (root / "hatoba/tmp/folder").is_dir()
+
+
+async def test_opening_makes_hatobas_own_folder_alone(root):
+    for _ in range(2):
+        Filesystem(root).close()
+    assert sorted(root.rglob("*")) == [root / "hatoba", root / "hatoba/tmp"]
+
+
+async def test_a_folder_of_our_name_elsewhere_is_walked(driver, root):
+    (root / "docker/hatoba").mkdir(parents=True)
+    (root / "docker/hatoba/file").touch()
+    (root / "hatoba/metadata.db").touch()
+    assert [key async for key in driver.walk("")] == ["docker/hatoba/file"]
+
+
+async def test_neighbours_of_uploads_keep_their_empty_folders(driver, root):
+    """Only the session's folder goes: its parent says that the repository had uploads."""
+    await driver.create(UPLOAD)
+    await driver.remove(UPLOAD)
+    assert not (root / UPLOAD).parent.exists()
+    assert (root / layout.uploads("library/alpine")).is_dir()
+    await driver.write_link(LINK, b"x")
+    await driver.remove(LINK)
+    assert (root / LINK).parent.is_dir()

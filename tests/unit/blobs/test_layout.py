@@ -29,6 +29,12 @@ V2 = "docker/registry/v2"
             layout.tag_index_link("a", "v1", SHA256),
             f"{V2}/repositories/a/_manifests/tags/v1/index/sha256/ab{'c' * 62}/link",
         ),
+        (layout.layer_link("a", SHA512), f"{V2}/repositories/a/_layers/sha512/01{'d' * 126}/link"),
+        (layout.revision_link("a", SHA512), f"{V2}/repositories/a/_manifests/revisions/sha512/01{'d' * 126}/link"),
+        (
+            layout.tag_index_link("a", "v1", SHA512),
+            f"{V2}/repositories/a/_manifests/tags/v1/index/sha512/01{'d' * 126}/link",
+        ),
         (layout.uploads("a"), f"{V2}/repositories/a/_uploads"),
         (layout.upload("a", "id"), f"{V2}/repositories/a/_uploads/id/data"),
         (layout.upload_started_at("a", "id"), f"{V2}/repositories/a/_uploads/id/startedat"),
