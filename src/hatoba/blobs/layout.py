@@ -74,11 +74,16 @@ def uploads(name: str) -> str:
     return f"{repository(name)}/_uploads"
 
 
+def upload_folder(name: str, upload_id: str) -> str:
+    """A session's folder."""
+    return f"{uploads(name)}/{upload_id}"
+
+
 def upload(name: str, upload_id: str) -> str:
     """The bytes an upload session has so far."""
-    return f"{uploads(name)}/{upload_id}/data"
+    return f"{upload_folder(name, upload_id)}/data"
 
 
 def upload_started_at(name: str, upload_id: str) -> str:
     """When the session began, RFC 3339; Docker's registry purges by it."""
-    return f"{uploads(name)}/{upload_id}/startedat"
+    return f"{upload_folder(name, upload_id)}/startedat"

@@ -28,6 +28,7 @@ async def purge_uploads(
                 log.info("purged idle uploads", uploads=ended, dry_run=dry_run)
                 if dry_run:
                     break
+            await uploads.purge_files(age, dry_run=dry_run)
             await driver.stale(_STALE_SECONDS)
         except (RegistryError, OutOfSpace) as error:
             log.error("purging failed; trying again at the next turn", reason=str(error))

@@ -242,17 +242,15 @@ class Manifests:
             find = blobs.find_manifest if reference.kind == "manifest" else blobs.find_linked
             found = await find(transaction, repository, digest)
             whole = found is not None and found.ready and await self._driver.stat(found.key) == found.size
-            if whole:
-                await blobs.touch(transaction, digest, row.pushed_at)
-            elif reference.required:
+            if not (whole and await blobs.touch(transaction, digest, row.pushed_at)) and reference.required:
                 missing[str(digest)] = None
         if missing:
             raise ManifestBlobUnknown(detail=list(missing))
 
     async def _keep_file(self, transaction: Transaction, digest: Digest, row: ManifestRow, staged: str | None) -> None:
         known: BlobRow | None = await blobs.find(transaction, digest)
-        if known and known.ready and await self._driver.stat(known.key) == row.size:
-            await blobs.touch(transaction, digest, row.pushed_at)
+        whole = known and known.ready and await self._driver.stat(known.key) == row.size
+        if whole and await blobs.touch(transaction, digest, row.pushed_at):
             return
         if staged is None:
             raise _NotStagedError

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 import structlog
@@ -39,6 +39,7 @@ from hatoba.registry.intake import Intake, LiveHashers, read_back
 from hatoba.registry.ports import BodyInterrupted, Chunk, Links
 
 _PAGE = 200
+_TIME_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +147,54 @@ class Uploads:
                 continue
             try:
                 async with self._driver.append(layout.upload(row.repository, row.id)):
-                    await self._discard(row.repository, row.id)
+                    current = await uploads.find(self._sessions, row.repository, row.id)
+                    if current is not None and current.updated_at < before:
+                        await self._discard(row.repository, row.id)
             except KeyMissing:
                 await self._discard(row.repository, row.id)
             except KeyBusy:
                 ended -= 1
         return ended
+
+    async def purge_files(self, age: timedelta, *, dry_run: bool = False) -> int:
+        """Remove files of no session: what a crash left, or a session of Docker's registry older than `age`.
+
+        Walks the tree of repositories, as Docker's registry does for the same purpose. How many sessions' files went.
+        """
+        removed = 0
+        seen: set[tuple[str, str]] = set()
+        async for key in self._driver.walk(layout.REPOSITORIES):
+            folder, found, rest = key.partition("/_uploads/")
+            repository, upload_id = folder.removeprefix(f"{layout.REPOSITORIES}/"), rest.partition("/")[0]
+            if not found or (repository, upload_id) in seen:
+                continue
+            seen.add((repository, upload_id))
+            if await self._abandoned(repository, upload_id, now() - age):
+                removed += 1
+                self._log.info(
+                    "removing files of no upload", upload=upload_id[:64], repository=repository, dry_run=dry_run
+                )
+                if not dry_run:
+                    await self._driver.remove_tree(layout.upload_folder(repository, upload_id))
+        return removed
+
+    async def _abandoned(self, repository: str, upload_id: str, before: datetime) -> bool:
+        """No row, nobody writing, and not begun since `before`. Ending a session removes `startedat` first."""
+        try:
+            async with self._driver.append(layout.upload(repository, upload_id)):
+                pass
+        except KeyBusy:
+            return False
+        except KeyMissing:
+            pass
+        if await uploads.find(self._sessions, repository, upload_id) is not None:
+            return False
+        try:
+            written = await self._driver.read(layout.upload_started_at(repository, upload_id), _TIME_BYTES)
+            started = datetime.fromisoformat(written.decode().strip())
+        except (KeyMissing, ValueError):
+            return True
+        return (started if started.tzinfo else started.replace(tzinfo=UTC)) < before
 
     async def _find(self, repository: RepositoryName, upload_id: str) -> UploadRow:
         row = await uploads.find(self._sessions, repository, upload_id)
@@ -251,9 +294,7 @@ class Uploads:
             at = now()
             known = await blobs.find(transaction, digest)
             whole = known and known.ready and known.size == size and await self._driver.stat(known.key) == size
-            if whole:
-                await blobs.touch(transaction, digest, at)
-            else:
+            if not (whole and await blobs.touch(transaction, digest, at)):
                 await self._driver.publish(source, key)
                 await blobs.make_ready(transaction, digest, key, size, at)
             repository_id, _ = await repositories.ensure(transaction, row.repository, at)

@@ -36,6 +36,7 @@ V2 = "docker/registry/v2"
             f"{V2}/repositories/a/_manifests/tags/v1/index/sha512/01{'d' * 126}/link",
         ),
         (layout.uploads("a"), f"{V2}/repositories/a/_uploads"),
+        (layout.upload_folder("a", "id"), f"{V2}/repositories/a/_uploads/id"),
         (layout.upload("a", "id"), f"{V2}/repositories/a/_uploads/id/data"),
         (layout.upload_started_at("a", "id"), f"{V2}/repositories/a/_uploads/id/startedat"),
     ],
