@@ -17,7 +17,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,7 @@ def _only_server(root: Path | None) -> Iterator[None]:
     path = root / "hatoba" / "serve.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _make_durable(path.parents)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StartError(f"{path} cannot be written by uid {os.getuid()}: {error.strerror}") from None
@@ -171,6 +172,17 @@ def _only_server(root: Path | None) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _make_durable(folders: Iterable[Path]) -> None:
+    """Fsync each folder: a new root that a power loss takes away takes every acknowledged push along."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # one that others own and we may not open is not one we made
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _probe(host: str, port: int) -> tuple[str, int]:

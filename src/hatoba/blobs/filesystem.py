@@ -163,7 +163,10 @@ class Filesystem:
         """
         folders = list(ancestors(key))
         with _translated():
-            os.makedirs(self._path(folders[0]), exist_ok=True)
+            try:
+                os.makedirs(self._path(folders[0]), exist_ok=True)
+            except FileExistsError as error:
+                raise Unavailable(f"a file stands where a folder should be: {folders[0]}") from error
             for position, folder in enumerate(folders):
                 if position and folder in self._durable:
                     continue

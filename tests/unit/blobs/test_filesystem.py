@@ -464,3 +464,11 @@ async def test_neighbours_of_uploads_keep_their_empty_folders(driver, root):
     await driver.write_link(LINK, b"x")
     await driver.remove(LINK)
     assert (root / LINK).parent.is_dir()
+
+
+async def test_a_file_in_a_folders_place_is_told(driver, root):
+    folder = BLOB.rpartition("/")[0]
+    (root / folder).parent.mkdir(parents=True)
+    (root / folder).write_bytes(b"in the way")
+    with pytest.raises(Unavailable, match="a file stands where a folder should be"):
+        await driver.prepare(BLOB)

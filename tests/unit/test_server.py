@@ -1,0 +1,33 @@
+"""The folder's lock: one server at a time, in a root that is durable before anything is acknowledged."""
+
+import os
+
+import pytest
+
+from hatoba import server
+from hatoba.errors import StartError
+
+
+def test_a_new_root_is_durable(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    root = tmp_path / "new" / "root"
+    with server._only_server(root):
+        assert [str(path) for path in (root / "hatoba", root, tmp_path / "new", tmp_path)] == synced[:4]
+
+
+def test_the_second_is_told_who_holds_it(tmp_path):
+    with (
+        server._only_server(tmp_path),
+        pytest.raises(StartError, match=f"is served by another hatoba, pid {os.getpid()}$"),
+        server._only_server(tmp_path),
+    ):
+        pytest.fail("two servers")
+    with server._only_server(tmp_path):
+        pass
+
+
+def test_a_root_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartError, match="cannot be written by uid"), server._only_server(tmp_path / "file"):
+        pytest.fail("there is no folder")
