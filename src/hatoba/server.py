@@ -83,7 +83,8 @@ class _Worker:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        telemetry.configure(self._settings.log.level, self._settings.log.formatter)
+        log = self._settings.log
+        telemetry.configure(log.level, log.formatter, log.fields)
         try:
             async with wiring.running(self._settings) as self._app:
                 await send({"type": "lifespan.startup.complete"})

@@ -13,7 +13,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import structlog
@@ -23,8 +23,20 @@ _FLUSH_LINES = 500
 _LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
 
 
-def configure(level: Literal["error", "warn", "info", "debug"], formatter: Literal["text", "json", "logstash"]) -> None:
-    """Send hatoba's and its libraries' log lines to stderr as logfmt (like Docker's registry) or JSON."""
+def configure(
+    level: Literal["error", "warn", "info", "debug"],
+    formatter: Literal["text", "json", "logstash"],
+    fields: Mapping[str, Any] | None = None,
+) -> None:
+    """Send hatoba's and its libraries' log lines to stderr as logfmt (like Docker's registry) or JSON.
+
+    `fields` are added to every line, the line's own go before them.
+    """
+
+    def add_fields(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+        return {**added, **event}
+
+    added = {str(key): value for key, value in (fields or {}).items()}
     renderer: Any
     if formatter == "text":
         renderer = structlog.processors.LogfmtRenderer(key_order=["time", "level", "msg"], bool_as_flag=False)
@@ -35,6 +47,7 @@ def configure(level: Literal["error", "warn", "info", "debug"], formatter: Liter
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("msg"),
+        add_fields,
         _on_one_line,
     ]
     handler = logging.StreamHandler(sys.stderr)

@@ -100,6 +100,21 @@ def test_the_text_form_is_dockers(logged):
     assert " digest=sha256:x" in line
 
 
+@pytest.mark.parametrize("formatter", ["text", "json"])
+def test_configured_fields_are_on_every_line(logged, formatter):
+    configure("info", formatter, {"service": "registry", "level": "forged", "a\nb": {"c": [1]}})
+    log().info("ours")
+    logging.getLogger("library").warning("theirs")
+    for line in logged().splitlines():
+        if formatter == "json":
+            found = json.loads(line)
+            assert (found["service"], found["a_b"]) == ("registry", "{'c': [1]}")
+            assert found["level"] in {"info", "warning"}
+        else:
+            assert " service=registry" in line
+            assert "forged" not in line
+
+
 def test_json_lines_can_be_read(logged):
     configure("info", "json")
     log().warning("wörd\n\x1b", count=3, ratio=0.5, flag=False, nothing=None, path=os)

@@ -50,7 +50,7 @@ def registry_serve(file: Annotated[Path | None, _FILE] = None) -> None:
 def _run(path: Path | None, options: Mapping[str, object]) -> None:
     try:
         loaded, first_run = _load(path, options)
-        telemetry.configure(loaded.settings.log.level, loaded.settings.log.formatter)
+        telemetry.configure(loaded.settings.log.level, loaded.settings.log.formatter, loaded.settings.log.fields)
         for warning in loaded.warnings:
             structlog.stdlib.get_logger("hatoba").warning(warning)
         made = _make_passwords(loaded.settings)

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hatoba.config.environment import apply, override, parse_yaml
-from hatoba.config.settings import Settings, explain
+from hatoba.config.settings import Settings, explain, ignored
 from hatoba.config.values import VERSION, parse_address, printable
 from hatoba.errors import ConfigError
 
@@ -48,6 +48,7 @@ def load(
         settings = Settings.model_validate(document)
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
+    warnings += [f"{key} is not used by this version of hatoba" for key in ignored(document)]
     return Loaded(settings=settings, warnings=tuple(warnings), from_file=path is not None)
 
 

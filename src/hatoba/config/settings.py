@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -339,6 +339,30 @@ class Settings(Section):
         if value.get("loglevel") is not None and isinstance(log, Mapping) and log.get("level") is None:
             return {**value, "log": {**log, "level": value["loglevel"]}}
         return value
+
+
+_ALIASES = {"loglevel"}
+
+
+def ignored(document: Mapping[str, Any], section: type[Section] = Settings, at: str = "") -> list[str]:
+    """The dotted keys of `document` that no setting has, outermost only: each is worth one warning."""
+    found: list[str] = []
+    for key, value in document.items():
+        if value is None or (not at and key in _ALIASES):
+            continue
+        path = f"{at}{key}"
+        field = section.model_fields.get(str(key))
+        inner = None if field is None else _section_of(field.annotation)
+        if field is None:
+            found.append(printable(path))
+        elif inner is not None and isinstance(value, Mapping):
+            found += ignored(value, inner, f"{path}.")
+    return found
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    choices = [annotation, *get_args(annotation)]
+    return next((choice for choice in choices if isinstance(choice, type) and issubclass(choice, Section)), None)
 
 
 _PHRASES = {
