@@ -34,6 +34,7 @@ from hatoba.registry.referrers import Referrers
 from hatoba.registry.repositories import Repositories
 from hatoba.registry.tags import Tags
 from hatoba.registry.uploads import Uploads
+from hatoba.registry.validation import Validation
 from hatoba.telemetry import AccessLog
 from hatoba.web.app import App
 from hatoba.web.v2.base import Options, Registry
@@ -93,7 +94,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         uploads = stack.enter_context(contextlib.closing(Uploads(sessions, database, driver, mirror, blobs)))
         registry = Registry(
             access=_access(settings, stack),
-            manifests=Manifests(database, driver, mirror, answers, blobs),
+            manifests=Manifests(database, driver, mirror, answers, blobs, _validation(settings)),
             blobs=blobs,
             uploads=uploads,
             tags=Tags(database, mirror),
@@ -172,6 +173,19 @@ def _access(settings: Settings, stack: contextlib.AsyncExitStack) -> Access:
         return Anonymous()
     htpasswd = stack.enter_context(contextlib.closing(Htpasswd(settings.auth.htpasswd.path)))
     return BasicAccess(htpasswd, settings.auth.htpasswd.realm)
+
+
+def _validation(settings: Settings) -> Validation:
+    asked = settings.validation
+    if not asked.active:
+        return Validation(frozenset())
+    urls, indexes = asked.manifests.urls, asked.manifests.indexes
+    platforms = {
+        "all": None,
+        "none": frozenset[tuple[str, str]](),
+        "list": frozenset((platform.os, platform.architecture) for platform in indexes.platformlist) or None,
+    }
+    return Validation(platforms[indexes.platforms], tuple(urls.allow), tuple(urls.deny))
 
 
 def _options(settings: Settings) -> Options:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from hatoba.config.values import (
     VERSION,
     Duration,
+    Expression,
     FilePath,
     Headers,
     ListenAddress,
@@ -268,6 +269,59 @@ class TagsSettings(Section):
     maxtags: int = Field(default=1000, ge=1, description="The most tags in one page of a list that was asked by pages.")
 
 
+class ManifestURLSettings(Section):
+    """`validation.manifests.urls`."""
+
+    allow: list[Expression] = Field(
+        default_factory=list, description="A foreign layer's URL must match one of these regular expressions."
+    )
+    deny: list[Expression] = Field(
+        default_factory=list, description="A foreign layer's URL must match none of these regular expressions."
+    )
+
+
+class PlatformSettings(Section):
+    """`validation.manifests.indexes.platformlist`, one entry."""
+
+    architecture: str = Field(description="The architecture, such as amd64; required.")
+    os: str = Field(description="The operating system, such as linux; required.")
+
+
+class IndexSettings(Section):
+    """`validation.manifests.indexes`."""
+
+    platforms: Literal["all", "none", "list"] = Field(
+        default="all", description="Which manifests of an index must be in the registry when it is pushed."
+    )
+    platformlist: list[PlatformSettings] = Field(
+        default_factory=list, description="The platforms that must be there when platforms is list."
+    )
+
+
+class ManifestValidationSettings(Section):
+    """`validation.manifests`."""
+
+    urls: ManifestURLSettings = Field(
+        default_factory=ManifestURLSettings, description="Addresses that layers which live elsewhere may name."
+    )
+    indexes: IndexSettings = Field(default_factory=IndexSettings, description="What an index may lack.")
+
+
+class ValidationSettings(Section):
+    """`validation`."""
+
+    enabled: bool = Field(default=False, description="The old way to switch it on; goes before disabled.")
+    disabled: bool = Field(default=False, description="Check no URLs, and demand no manifest of an index.")
+    manifests: ManifestValidationSettings = Field(
+        default_factory=ManifestValidationSettings, description="Checks of manifests."
+    )
+
+    @property
+    def active(self) -> bool:
+        """Whether the checks are made."""
+        return self.enabled or not self.disabled
+
+
 class DatabaseSettings(Section):
     """`hatoba.database`."""
 
@@ -311,7 +365,6 @@ class Settings(Section):
             "proxy",
             "redis",
             "reporting",
-            "validation",
         }
     )
 
@@ -322,6 +375,7 @@ class Settings(Section):
     http: HTTPSettings = Field(default_factory=HTTPSettings, description="The HTTP server.")
     catalog: CatalogSettings = Field(default_factory=CatalogSettings, description="Listing repositories.")
     tags: TagsSettings = Field(default_factory=TagsSettings, description="Listing tags.")
+    validation: ValidationSettings = Field(default_factory=ValidationSettings, description="Checks of what is pushed.")
     hatoba: HatobaSettings = Field(default_factory=HatobaSettings, description="What is hatoba's own.")
 
     @model_validator(mode="before")

@@ -85,6 +85,16 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _expression(value: object) -> object:
+    # Go's syntax is smaller than Python's; what it has means the same here, but for rare classes such as \pN.
+    if isinstance(value, str):
+        try:
+            return re.compile(value)
+        except re.error as error:
+            raise ValueError(f"must be a regular expression: {error.msg}") from None
+    return value
+
+
 def _positive(value: timedelta) -> timedelta:
     if not value:
         raise ValueError("must be more than 0")
@@ -167,6 +177,7 @@ def _only_version(value: object) -> str:
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_positive)]
+Expression = Annotated[re.Pattern[str], BeforeValidator(_expression)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]

@@ -27,6 +27,7 @@ from hatoba.registry.answers import Answers
 from hatoba.registry.blobs import Blobs
 from hatoba.registry.bodies import Bodies
 from hatoba.registry.ports import Links
+from hatoba.registry.validation import Validation
 
 _PARSE_INLINE_BYTES = 64 * 1024  # larger manifests are parsed in a thread: 4 MiB of JSON take 100 ms
 _CONFIG_BYTES = 1024 * 1024
@@ -77,7 +78,16 @@ class _NotStagedError(Exception):
 class Manifests:
     """The manifests of repositories."""
 
-    def __init__(self, database: Database, driver: BlobDriver, links: Links, answers: Answers, blobs_: Blobs) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  what the rules work on
+        self,
+        database: Database,
+        driver: BlobDriver,
+        links: Links,
+        answers: Answers,
+        blobs_: Blobs,
+        validation: Validation,
+    ) -> None:
+        self._validation = validation
         self._database = database
         self._driver = driver
         self._links = links
@@ -120,6 +130,7 @@ class Manifests:
         """
         parsed = await _parse(push.body)
         _check_content_type(push.content_type, parsed)
+        self._validation.check_urls(parsed)
         digest = _digest(push)
         row = await self._row(push, parsed, digest)
         names = push.tags if isinstance(push.reference, Digest) else (push.reference, *push.tags)
@@ -237,12 +248,15 @@ class Manifests:
     ) -> None:
         missing: dict[str, None] = {}
         # A layer may come many times, some images repeat an empty one; once is enough, the write lock is held.
-        for reference in {(r.descriptor.digest, r.kind, r.required): r for r in parsed.references}.values():
+        for reference in {
+            (r.descriptor.digest, r.kind, self._validation.required(r)): r for r in parsed.references
+        }.values():
             digest = reference.descriptor.digest
             find = blobs.find_manifest if reference.kind == "manifest" else blobs.find_linked
             found = await find(transaction, repository, digest)
             whole = found is not None and found.ready and await self._driver.stat(found.key) == found.size
-            if not (whole and await blobs.touch(transaction, digest, row.pushed_at)) and reference.required:
+            there = whole and await blobs.touch(transaction, digest, row.pushed_at)
+            if not there and self._validation.required(reference):
                 missing[str(digest)] = None
         if missing:
             raise ManifestBlobUnknown(detail=list(missing))
