@@ -29,13 +29,15 @@ from granian.server.mp import MPServer
 
 from hatoba import telemetry, wiring
 from hatoba.config.settings import Settings
-from hatoba.errors import ConfigError, HatobaError, StartError
+from hatoba.errors import HatobaError, StartError
 from hatoba.web.app import App
 from hatoba.web.messages import Receive, Scope, Send
 
 _BACKPRESSURE = 16_384
 _MIB = 1024 * 1024
 _READY_SECONDS = 30.0
+
+Address = tuple[str, int] | Path  # host and port, or a socket's path
 
 
 def serve(settings: Settings, announce: Callable[[], None]) -> None:
@@ -47,11 +49,9 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
     root = wiring.root_of(settings)
     if root is None and settings.hatoba.workers > 1:
         raise StartError("storage.inmemory is memory of one process: hatoba.workers must be 1")
-    if settings.http.net != "tcp":
-        raise ConfigError("http.net: unix is not supported by this version of hatoba")
     _raise_descriptor_limit()
     with _only_server(root):
-        host, port = _probe(*settings.http.listen)
+        address = _claim(settings.http.socket_path) if settings.http.socket_path else _probe(*settings.http.listen)
         asyncio.run(wiring.prepare(settings))
         announce()
         reading, writing = os.pipe()
@@ -60,17 +60,16 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
         def load(_target: str) -> _Worker:
             os.close(writing)
             _end_with_parent(reading)
-            return _Worker(settings, f"{_shown(host)}:{port}", (host, port), first)
+            return _Worker(settings, address, first)
 
-        _server(settings, host, port).serve(target_loader=load)
+        _server(settings, address).serve(target_loader=load)
 
 
 class _Worker:
     """The ASGI application of one worker: opens hatoba's parts at lifespan startup, closes them at shutdown."""
 
-    def __init__(self, settings: Settings, shown: str, address: tuple[str, int], first: Any) -> None:
+    def __init__(self, settings: Settings, address: Address, first: Any) -> None:
         self._settings = settings
-        self._shown = shown
         self._address = address
         self._first = first
         self._app: App | None = None
@@ -103,27 +102,25 @@ class _Worker:
             mine, self._first.value = bool(self._first.value), 0
         if not mine:
             return
-        host, port = self._address
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_READY_SECONDS):
                 while True:
                     try:
-                        _, writer = await asyncio.open_connection(_reachable(host), port)
+                        _, writer = await _connect(self._address)
                     except OSError:
                         await asyncio.sleep(0.02)
                         continue
                     writer.close()
                     break
-        structlog.stdlib.get_logger("hatoba").info(f"listening on {self._shown}")
+        structlog.stdlib.get_logger("hatoba").info(f"listening on {_shown(self._address)}")
 
 
-def _server(settings: Settings, host: str, port: int) -> MPServer:
+def _server(settings: Settings, address: Address) -> MPServer:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     drain = max(1, round(settings.http.draintimeout.total_seconds()))
     return MPServer(
         "hatoba",
-        address=host,
-        port=port,
+        **_binding(address),
         interface=Interfaces.ASGI,
         workers=settings.hatoba.workers,
         loop=Loops.asyncio,
@@ -186,6 +183,25 @@ def _make_durable(folders: Iterable[Path]) -> None:
                 os.close(descriptor)
 
 
+def _claim(path: Path) -> Path:
+    """Make way for a socket at `path`: one that a dead server left goes. Raises StartError when it is in use."""
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
+                else:
+                    raise StartError(f"cannot listen on {path}: another server answers there")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.bind(str(path))
+            path.unlink()
+    except OSError as error:
+        raise StartError(f"cannot listen on {path}: {error.strerror or error}") from None
+    return path
+
+
 def _probe(host: str, port: int) -> tuple[str, int]:
     """Look whether the port is free: SO_REUSEPORT would let two servers share it silently. Raises StartError."""
     wanted = host or "::"
@@ -202,7 +218,7 @@ def _probe(host: str, port: int) -> tuple[str, int]:
         if not host and error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
             return _probe("0.0.0.0", port)  # noqa: S104  what `:5000` means on a host without IPv6
         raise StartError(
-            f"cannot listen on {_shown(wanted)}:{port}: {error.strerror or error}; choose another with --addr"
+            f"cannot listen on {_shown((wanted, port))}: {error.strerror or error}; choose another with --addr"
         ) from None
 
 
@@ -225,9 +241,22 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _shown(address: Address) -> str:
+    if isinstance(address, Path):
+        return str(address)
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _reachable(host: str) -> str:
-    return {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host)  # noqa: S104
+def _binding(address: Address) -> dict[str, Any]:
+    # Whoever may enter the folder may connect, as with Docker's registry; sign-in says what they may do.
+    if isinstance(address, Path):
+        return {"uds": address, "uds_permissions": 0o777}
+    return {"address": address[0], "port": address[1]}
+
+
+async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(address, Path):
+        return await asyncio.open_unix_connection(address)
+    host, port = address
+    return await asyncio.open_connection({"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host), port)  # noqa: S104

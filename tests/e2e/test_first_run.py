@@ -184,7 +184,6 @@ def test_htpasswd_file_that_is_missing_is_made(serving, free_port, tmp_path):
     [
         ("auth: {token: {realm: x, service: y, issuer: z}}\n", "auth.token"),
         ("http: {addr: 5000x}\n", "http.addr"),
-        ("http: {net: unix, addr: /tmp/s}\n", "http.net"),
         ("http: {tls: {certificate: a, key: b}}\n", "http.tls"),
     ],
 )

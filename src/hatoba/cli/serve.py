@@ -110,6 +110,8 @@ def _first_words(settings: Settings, made: str | None) -> str:
 
 
 def _pushable(settings: Settings) -> str:
+    if settings.http.socket_path:
+        return str(settings.http.socket_path)  # Docker's clients cannot use one: a proxy stands in between
     host, port = settings.http.listen
     if host in {"", "0.0.0.0", "::"}:  # noqa: S104
         host = "127.0.0.1"

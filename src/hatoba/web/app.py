@@ -141,7 +141,7 @@ class App:
         fields: dict[str, str | int | float] = {
             "id": request_id,
             "user": request.user or "-",
-            "client": client[0] if client else "-",
+            "client": (client and client[0]) or "-",  # a socket in the file system has none
             "method": request.method[:16],
             "repository": request.repository or "-",
             "action": request.action or "-",
