@@ -91,7 +91,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)
-        uploads = stack.enter_context(contextlib.closing(Uploads(sessions, database, driver, mirror, blobs)))
+        uploads = Uploads(sessions, database, driver, mirror, blobs, settings.hatoba.limits.uploads)
+        stack.enter_context(contextlib.closing(uploads))
         registry = Registry(
             access=_access(settings, stack),
             manifests=Manifests(database, driver, mirror, answers, blobs, _validation(settings)),

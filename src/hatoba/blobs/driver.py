@@ -49,6 +49,9 @@ class BlobWriter(Protocol):
     async def truncate(self, size: int) -> None:
         """Cut back to `size` bytes: what lies beyond was never acknowledged. KeyMissing if there are fewer."""
 
+    async def room(self) -> int | None:
+        """How many bytes more may be written; None where nobody can say. A reserve stays, so that deleting works."""
+
     async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
         """Put `chunks` one after the other at `offset`. After any error the upload is lost for good."""
 

@@ -32,6 +32,7 @@ _IOV_MAX = 512  # Linux takes 1,024 pieces in one pwritev; half of it is as fast
 _WRITE_BACK_BYTES = 64 * 1024 * 1024  # start the disk early: a final fdatasync of gigabytes would stall the answer
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_RESERVE_BYTES = 64 * 1024 * 1024  # uploads leave it free: a database that cannot write cannot delete either
 _READ_ONLY = 0o444
 _WRITABLE = 0o644
 
@@ -156,11 +157,8 @@ class Filesystem:
         return f"{self._root}/{key}"
 
     def _make_folders_durably(self, key: str) -> None:
-        """Make the folders above `key` and fsync each one's parent: a folder is durable when its parent is.
-
-        The blob's own folder is always fsynced into its parent, even if it was there: the push that made it may not
-        have come to its fsync yet. Folders above it are never removed, so one fsync a process is enough.
-        """
+        # A folder is durable when its parent is fsynced. The blob's own is always fsynced into its parent, even if it
+        # was there: the push that made it may not have come to its fsync. Those above are never removed: once will do.
         folders = list(ancestors(key))
         with _translated():
             try:
@@ -264,6 +262,9 @@ class _FileWriter:
         await in_thread(self._pool, self._truncate, size)
         self._written_back = size
 
+    async def room(self) -> int | None:
+        return await in_thread(self._pool, self._room)
+
     async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
         await in_thread(self._pool, self._pwrite, offset, chunks)
         if offset - self._written_back >= _WRITE_BACK_BYTES and (self._early is None or self._early.done()):
@@ -324,8 +325,15 @@ class _FileWriter:
             with _translated():
                 os.ftruncate(self._writable(), size)
 
+    def _room(self) -> int:
+        with _translated():
+            found = os.fstatvfs(self._locked())
+        return max(0, found.f_bavail * found.f_frsize - _RESERVE_BYTES)
+
     def _pwrite(self, offset: int, chunks: Sequence[bytes]) -> None:
         descriptor = self._writable()
+        if self._room() < sum(map(len, chunks)):
+            raise OutOfSpace("the disk is full but for the reserve")
         with _translated():
             for start in range(0, len(chunks), _IOV_MAX):
                 batch = chunks[start : start + _IOV_MAX]

@@ -142,6 +142,9 @@ class _MemoryWriter:
             self._writable()
             del self._content[size:]
 
+    async def room(self) -> int | None:
+        return None
+
     async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
         self._writable()
         joined = b"".join(chunks)

@@ -70,6 +70,12 @@ async def end(transaction: Transaction, upload_id: str) -> bool:
     return await transaction.run("DELETE FROM uploads WHERE id = :id", id=upload_id) == 1
 
 
+async def are_open(reader: Reader, number: int) -> bool:
+    """Whether `number` sessions or more are open; reads no more than that many."""
+    row = await reader.one("SELECT count(*) FROM (SELECT 1 FROM uploads LIMIT :number) AS some", number=number)
+    return row is not None and row[0] >= number
+
+
 async def idle(reader: Reader, before: datetime, limit: int) -> list[UploadRow]:
     """Sessions without a byte since `before`, oldest first."""
     rows = await reader.all(

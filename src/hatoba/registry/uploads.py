@@ -54,7 +54,16 @@ class Upload:
 class Uploads:
     """The upload sessions of all repositories. `sessions` is the database `uploads`, `database` is `metadata`."""
 
-    def __init__(self, sessions: Database, database: Database, driver: BlobDriver, links: Links, blobs_: Blobs) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  what the rules work on
+        self,
+        sessions: Database,
+        database: Database,
+        driver: BlobDriver,
+        links: Links,
+        blobs_: Blobs,
+        most: int = 0,
+    ) -> None:
+        self._most = most
         self._sessions = sessions
         self._database = database
         self._driver = driver
@@ -69,11 +78,20 @@ class Uploads:
         self._pool.shutdown(wait=True)
 
     async def start(self, repository: RepositoryName, algorithm: str = CANONICAL) -> Upload:
-        """Begin a session; `algorithm` is that of the digest it will be closed with, if the client said so."""
+        """Begin a session; `algorithm` is that of the digest it will be closed with, if the client said so.
+
+        Raises TooManyRequests when `most` sessions are open.
+        """
         upload_id = str(uuid.uuid4())
         at = now()
         empty = Digest.of(b"", algorithm)
-        await self._sessions.write(lambda transaction: uploads.start(transaction, upload_id, repository, empty, at))
+
+        async def begin(transaction: Transaction) -> None:
+            if self._most and await uploads.are_open(transaction, self._most):
+                raise TooManyRequests("too many uploads are open", headers=(("Retry-After", "10"),))
+            await uploads.start(transaction, upload_id, repository, empty, at)
+
+        await self._sessions.write(begin)
         await self._driver.create(layout.upload(repository, upload_id))
         started = at.replace(microsecond=0).isoformat().replace("+00:00", "Z").encode()
         await self._driver.write_link(layout.upload_started_at(repository, upload_id), started)
@@ -264,6 +282,9 @@ class Uploads:
         received = 0
         expected = chunk.length_bytes if chunk.first is None else _span(chunk)
         interrupted: BodyInterrupted | None = None
+        room = None if expected is None else await writer.room()
+        if room is not None and expected is not None and expected > room:
+            raise InsufficientStorage  # known before it comes: the session stays as it is
         try:
             try:
                 async for part in chunk.body:

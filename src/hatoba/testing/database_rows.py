@@ -372,6 +372,7 @@ class UploadRowsContract:
         assert oldest is not None
         await sessions.write(lambda t: uploads.advance(t, oldest, 1, None, LATER))
         assert [row.id for row in await uploads.idle(sessions, AT, 10)] == ["older", "old"]
+        assert [await uploads.are_open(sessions, number) for number in (1, 4, 5)] == [True, True, False]
 
 
 def _fields(row: ManifestRow) -> dict[str, object]:

@@ -64,6 +64,7 @@ SESSIONS = {
     "uploads.find": lambda on: uploads.find(on, "a", "id"),
     "uploads.advance": lambda on: uploads.advance(on, UPLOAD, 1, None, AT),
     "uploads.end": lambda on: uploads.end(on, "id"),
+    "uploads.are_open": lambda on: uploads.are_open(on, 5),
     "uploads.idle": lambda on: uploads.idle(on, AT, 5),
 }
 
@@ -142,7 +143,9 @@ async def test_each_statement_of_content_uses_an_index(content, name):
 
 @pytest.mark.parametrize("name", SESSIONS)
 async def test_each_statement_of_sessions_uses_an_index(sessions, name):
-    assert wasteful(await plan(sessions, SESSIONS[name])) == []
+    bounded = ["SCAN uploads USING COVERING INDEX uploads_updated", "CO-ROUTINE some", "SCAN some"]
+    allowed = bounded if name == "uploads.are_open" else []  # by its LIMIT
+    assert [step for step in wasteful(await plan(sessions, SESSIONS[name])) if step not in allowed] == []
 
 
 @pytest.mark.parametrize(
