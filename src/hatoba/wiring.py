@@ -36,6 +36,7 @@ from hatoba.registry.tags import Tags
 from hatoba.registry.uploads import Uploads
 from hatoba.telemetry import AccessLog
 from hatoba.web.app import App
+from hatoba.web.proxies import Proxies
 from hatoba.web.v2.base import Options, Registry
 
 _STDOUT = 1
@@ -100,6 +101,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             repositories=Repositories(database),
             referrers=Referrers(database),
             options=_options(settings),
+            proxies=Proxies(settings.hatoba.trustedproxies),
         )
         access_log = _access_log(settings, stack)
         app = App(

@@ -63,7 +63,7 @@ class App:
             return
         started = time.perf_counter()
         request = Request(scope, receive, self._stall_seconds)
-        request_id = f"{os.getpid():x}-{next(self._numbers):x}"
+        request_id = self._registry.proxies.request_id(request) or f"{os.getpid():x}-{next(self._numbers):x}"
         status, sent = _CLIENT_GONE, 0
         try:
             answer = await self._answer(request, request_id)
@@ -137,11 +137,10 @@ class App:
         return await send_response(request, send, answer, headers)
 
     def _write_line(self, request: Request, request_id: str, status: int, sent: int, seconds: float) -> None:
-        client = request.scope.get("client")
         fields: dict[str, str | int | float] = {
             "id": request_id,
             "user": request.user or "-",
-            "client": client[0] if client else "-",
+            "client": self._registry.proxies.client(request),
             "method": request.method[:16],
             "repository": request.repository or "-",
             "action": request.action or "-",
