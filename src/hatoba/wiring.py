@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from hatoba.auth.access import Access, Anonymous, BasicAccess
+from hatoba.auth.guesses import Guesses
 from hatoba.auth.htpasswd import Htpasswd
 from hatoba.blobs.driver import BlobDriver
 from hatoba.blobs.filesystem import Filesystem
@@ -173,7 +174,7 @@ def _access(settings: Settings, stack: contextlib.AsyncExitStack) -> Access:
     if settings.auth.htpasswd is None:
         return Anonymous()
     htpasswd = stack.enter_context(contextlib.closing(Htpasswd(settings.auth.htpasswd.path)))
-    return BasicAccess(htpasswd, settings.auth.htpasswd.realm)
+    return BasicAccess(htpasswd, settings.auth.htpasswd.realm, Guesses())
 
 
 def _options(settings: Settings) -> Options:

@@ -44,9 +44,10 @@ _PRIVATE = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
 
 
-def printable(text: str) -> str:
-    """`text` fit for one line of a message: what does not print is escaped."""
-    return text if text.isprintable() else ascii(text)[1:-1]
+def printable(text: str | Path) -> str:
+    """A text or path fit for one line of a message: what does not print is escaped."""
+    line = str(text)
+    return line if line.isprintable() else ascii(line)[1:-1]
 
 
 def parse_duration(value: object) -> timedelta:

@@ -122,7 +122,8 @@ class App:
         sent = request.header("authorization")
         known = self._registry.access.cached(sent)
         if known is Miss.MISS:
-            known = await self._registry.access.authorize(sent, action, repository)
+            address = self._registry.proxies.client(request)
+            known = await self._registry.access.authorize(sent, action, repository, address)
         request.user = known if isinstance(known, str) else None
 
     async def _send(self, request: Request, send: Send, answer: Answer) -> int:
