@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from hatoba.auth.access import Access, Anonymous, BasicAccess
+from hatoba.auth.guesses import Guesses
 from hatoba.auth.htpasswd import Htpasswd
 from hatoba.blobs.driver import BlobDriver
 from hatoba.blobs.filesystem import Filesystem
@@ -37,6 +38,7 @@ from hatoba.registry.uploads import Uploads
 from hatoba.registry.validation import Validation
 from hatoba.telemetry import AccessLog
 from hatoba.web.app import App
+from hatoba.web.proxies import Proxies
 from hatoba.web.v2.base import Options, Registry
 
 _STDOUT = 1
@@ -102,6 +104,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             repositories=Repositories(database),
             referrers=Referrers(database),
             options=_options(settings),
+            proxies=Proxies(settings.hatoba.trustedproxies),
         )
         access_log = _access_log(settings, stack)
         app = App(
@@ -173,7 +176,7 @@ def _access(settings: Settings, stack: contextlib.AsyncExitStack) -> Access:
     if settings.auth.htpasswd is None:
         return Anonymous()
     htpasswd = stack.enter_context(contextlib.closing(Htpasswd(settings.auth.htpasswd.path)))
-    return BasicAccess(htpasswd, settings.auth.htpasswd.realm)
+    return BasicAccess(htpasswd, settings.auth.htpasswd.realm, Guesses())
 
 
 def _validation(settings: Settings) -> Validation:

@@ -22,10 +22,10 @@ class Connection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-def ask(path, method="GET", target="/v2/", body=None) -> tuple[int, str]:
+def ask(path, method="GET", target="/v2/", body=None, **headers) -> tuple[int, str]:
     connection = Connection(path)
     try:
-        connection.request(method, target, body)
+        connection.request(method, target, body, {key.replace("_", "-"): value for key, value in headers.items()})
         answer = connection.getresponse()
         answer.read()
         return answer.status, answer.headers.get("Location", "")
@@ -65,9 +65,11 @@ def test_push_over_a_socket(begin, e2e, path):
         assert location.startswith("/v2/a/blobs/uploads/")
     e2e.wait_for(lambda: f'msg="listening on {path}"' in server.err, "nobody says so")
     assert "NO AUTHENTICATION" in server.err, "who is behind the proxy nobody here knows"
+    assert ask(path, X_Forwarded_For="203.0.113.7")[0] == 200
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(20) == 0
     assert " client=- " in server.out
+    assert " client=203.0.113.7 " in server.out, "who may enter the socket's folder is a proxy of ours"
 
 
 def test_socket_in_use_and_left_behind(begin, e2e, path):

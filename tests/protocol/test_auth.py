@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 
 import bcrypt
@@ -154,8 +155,69 @@ async def test_realm_is_quoted(opened, tmp_path):
     assert answer.headers["www-authenticate"] == 'Basic realm="a \\"b\\" \\\\ c"'
 
 
-async def test_right_after_many_wrong(locked):
-    for number in range(20):
+async def test_right_after_a_few_wrong(locked):
+    for number in range(8):
         assert (await locked("GET", "/v2/", auth=("bob", f"wrong{number}"))).status_code == 401
     assert (await locked("GET", "/v2/", auth=("bob", "secret"))).status_code == 200
     assert (await locked("GET", "/v2/", auth=("bob", "wrong0"))).status_code == 401
+
+
+@pytest.mark.parametrize("user", ["bob", "nobody"])
+async def test_guessing_ends(locked, kit, user):
+    for number in range(10):
+        assert (await locked("GET", "/v2/", auth=(user, f"wrong{number}"))).status_code == 401
+    for password in ("wrong", "secret"):
+        answer = await locked("GET", "/v2/", auth=(user, password))
+        assert kit.check_error(answer, 429, "TOOMANYREQUESTS") == {
+            "code": "TOOMANYREQUESTS",
+            "message": "too many failed sign-ins; come back later",
+        }
+        assert 0 < int(answer.headers["retry-after"]) <= 60
+        assert "www-authenticate" not in answer.headers
+    assert (await locked("GET", "/v2/")).status_code == 401
+
+
+async def test_guessing_shuts_nobody_out_who_is_in(locked):
+    assert (await locked("GET", "/v2/", auth=("bob", "secret"))).status_code == 200
+    for number in range(20):
+        answer = await locked("GET", "/v2/", auth=("bob", f"wrong{number}"))
+        assert answer.status_code == (401 if number < 10 else 429)
+    locked.http.auth = ("bob", "secret")
+    image = await locked.push_image("v1")
+    mounted = await locked("POST", f"{locked.uploads_path('b')}?mount={image.digest}&from={locked.repository}")
+    assert mounted.status_code in {201, 202}
+
+
+async def test_guessing_behind_a_proxy_shuts_out_the_guesser_alone(locked):
+    """The proxy is 127.0.0.1; a client that makes up addresses of its own is still one client."""
+    for number in range(11):
+        headers = {"x-forwarded-for": f"8.8.8.{number}, 203.0.113.9"}
+        answer = await locked("GET", "/v2/", auth=("bob", f"wrong{number}"), headers=headers)
+    assert answer.status_code == 429
+    answer = await locked("GET", "/v2/", auth=("bob", "secret"), headers={"x-forwarded-for": "198.51.100.1"})
+    assert answer.status_code == 200
+
+
+async def test_addresses_made_up_without_a_proxy(opened, tmp_path):
+    path = tmp_path / "htpasswd"
+    path.write_text("bob:" + bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode() + "\n")
+    wire = await opened(**{"auth.htpasswd": {"realm": "r", "path": str(path)}, "hatoba.trustedproxies": []})
+    for number in range(11):
+        headers = {"x-forwarded-for": f"203.0.113.{number}"}
+        answer = await wire("GET", "/v2/", auth=("bob", f"wrong{number}"), headers=headers)
+    assert answer.status_code == 429
+
+
+async def test_a_flood_of_wrong_passwords_does_not_hold_up_who_is_in(opened, tmp_path):
+    """With bcrypt as slow as it is: requests with known credentials go past the queue."""
+    path = tmp_path / "htpasswd"
+    path.write_text("bob:" + bcrypt.hashpw(b"secret", bcrypt.gensalt(10)).decode() + "\n")
+    wire = await opened(**{"auth.htpasswd": {"realm": "r", "path": str(path)}})
+    assert (await wire("GET", "/v2/", auth=("bob", "secret"))).status_code == 200
+    flood = [asyncio.create_task(wire("GET", "/v2/", auth=(f"user{number}", "wrong"))) for number in range(40)]
+    await asyncio.sleep(0)
+    for _ in range(10):
+        assert (await wire("GET", "/v2/", auth=("bob", "secret"))).status_code == 200
+    waiting = sum(not asked.done() for asked in flood)
+    assert waiting > 20
+    assert {answer.status_code for answer in await asyncio.gather(*flood)} == {401}

@@ -125,6 +125,11 @@ async def test_link_is_a_path(opened):
         ({"http.host": "https://registry.example.com"}, {}, "https://registry.example.com/v2/"),
         ({"http.relativeurls": False}, {}, "http://registry.test/v2/"),
         ({"http.relativeurls": False}, {"x-forwarded-proto": "https"}, "https://registry.test/v2/"),
+        (
+            {"http.relativeurls": False, "hatoba.trustedproxies": ["10.0.0.0/8"]},
+            {"x-forwarded-proto": "https", "x-forwarded-host": "elsewhere.test"},
+            "http://registry.test/v2/",
+        ),
         ({"http.relativeurls": True}, {}, "/v2/"),
         ({"http.prefix": "/p/"}, {}, "/p/v2/"),
     ],

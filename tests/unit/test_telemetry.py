@@ -319,3 +319,29 @@ async def test_no_credential_reaches_a_log(tmp_path, htpasswd, pipe, monkeypatch
     assert len(written.splitlines()) == 16
     for secret in (PASSWORD, BASIC, BASIC[:-2], "tok3n", "c00kie", "s3cret", "$2b$"):
         assert secret not in text
+
+
+@pytest.mark.parametrize(
+    ("proxies", "line"),
+    [
+        (["127.0.0.1"], {"id": "7b5a-91", "client": "198.51.100.1"}),
+        (["10.0.0.0/8"], {"client": "127.0.0.1"}),
+    ],
+)
+async def test_the_access_log_names_who_asked_the_proxy(tmp_path, pipe, monkeypatch, proxies, line):
+    monkeypatch.setattr(wiring, "_STDOUT", pipe[1])
+    values = {
+        "storage.filesystem.rootdirectory": str(tmp_path / "root"),
+        "hatoba.trustedproxies": proxies,
+        "log.formatter": "json",
+    }
+    async with (
+        wiring.running(load(None, {}, values).settings) as app,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hatoba") as client,
+    ):
+        headers = {"x-forwarded-for": "8.8.8.8, 198.51.100.1", "x-request-id": "7b5a-91"}
+        assert (await client.get("/v2/", headers=headers)).status_code == 200
+    (written,) = read(pipe[0]).splitlines()
+    found = json.loads(written)
+    assert {key: found[key] for key in line} == line
+    assert (found["id"] == "7b5a-91") == ("id" in line)

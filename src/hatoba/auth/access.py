@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
 
+from hatoba.auth.guesses import Guesses
 from hatoba.auth.htpasswd import Htpasswd, readable
-from hatoba.errors import Unauthorized
+from hatoba.errors import Unauthorized, Unavailable
 
 Action = Literal["pull", "push", "delete", "catalog", "ping"]
 
@@ -41,11 +42,14 @@ class Actor:
 class Access(Protocol):
     """Decides about requests; one for each worker."""
 
-    async def authorize(self, authorization: str | None, action: str, repository: str | None) -> str | None:
+    async def authorize(
+        self, authorization: str | None, action: str, repository: str | None, address: str
+    ) -> str | None:
         """The name of the user whom this Authorization header lets do `action`; None is anonymous.
 
-        `action` is an `Action`; `repository` is None for what concerns none. Raises Unauthorized, carrying the
-        challenge, or Denied, and nothing else for whatever the header holds.
+        `action` is an `Action`; `repository` is None for what concerns none; `address` is the client's. Raises
+        Unauthorized, carrying the challenge, Denied, TooManyRequests after too many failures, or Unavailable, and
+        nothing else for whatever the header holds.
         """
 
     def cached(self, authorization: str | None) -> str | Miss | None:
@@ -55,7 +59,13 @@ class Access(Protocol):
 class Anonymous:
     """`auth: none`: everybody may do everything and nobody is looked at."""
 
-    async def authorize(self, authorization: str | None, action: str, repository: str | None) -> str | None:  # noqa: ARG002
+    async def authorize(
+        self,
+        authorization: str | None,  # noqa: ARG002
+        action: str,  # noqa: ARG002
+        repository: str | None,  # noqa: ARG002
+        address: str,  # noqa: ARG002
+    ) -> str | None:
         """See `Access.authorize`."""
         return None
 
@@ -68,23 +78,31 @@ class BasicAccess:
     """`auth: htpasswd`: whoever has a password may do everything.
 
     Docker sends the same header with every request, so the headers last found right are kept, by a keyed hash, each
-    pointing at what `htpasswd` has verified: it counts only as long as that does.
+    pointing at what `htpasswd` has verified: it counts only as long as that does. Whatever is known to be right is
+    let in however many `guesses` failed; all else is not even checked while there were too many.
     """
 
-    def __init__(self, htpasswd: Htpasswd, realm: str, *, keep_most: int = 1024) -> None:
+    def __init__(self, htpasswd: Htpasswd, realm: str, guesses: Guesses, *, keep_most: int = 1024) -> None:
         self._htpasswd = htpasswd
+        self._guesses = guesses
         self._challenge = (("WWW-Authenticate", f'Basic realm="{_quoted(realm)}"'),)
         self._keep_most = keep_most
         self._secret = secrets.token_bytes(32)
         self._headers: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()  # user, key of the credentials
 
-    async def authorize(self, authorization: str | None, action: str, repository: str | None) -> str:  # noqa: ARG002
+    async def authorize(
+        self,
+        authorization: str | None,
+        action: str,  # noqa: ARG002
+        repository: str | None,  # noqa: ARG002
+        address: str,
+    ) -> str:
         """See `Access.authorize`."""
         known = self.cached(authorization)
         if known is not Miss.MISS:
             return known
         credentials = _credentials(authorization or "")
-        if authorization is None or credentials is None or not await self._htpasswd.verify(*credentials):
+        if authorization is None or credentials is None or not await self._verify(*credentials, address):
             raise Unauthorized(headers=self._challenge)
         self._keep(authorization, credentials[0], self._htpasswd.key_of(*credentials))
         return credentials[0]
@@ -103,6 +121,21 @@ class BasicAccess:
             return Miss.MISS
         self._headers.move_to_end(header)
         return user
+
+    async def _verify(self, user: str, password: str, address: str) -> bool:
+        key = self._htpasswd.key_of(user, password)
+        if self._htpasswd.is_verified(key):  # another spelling of a header that is known
+            return True
+        guess = self._guesses.begin(user, address, key)
+        failed = True  # so it counts when the client goes away: it may ask for the outcome by the cache
+        try:
+            failed = not await self._htpasswd.verify(user, password)
+        except Unavailable:
+            failed = False  # nothing was checked
+            raise
+        finally:
+            self._guesses.end(guess, failed=failed)
+        return not failed
 
     def _keep(self, authorization: str, user: str, key: bytes) -> None:
         header = self._header(authorization)

@@ -27,10 +27,12 @@ from pathlib import Path
 
 import bcrypt
 
+from hatoba.config.values import printable
 from hatoba.errors import ConfigError, Unavailable
 
 _BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
 _COST = 10  # what Docker's registry takes; 60 ms or so
+_WAIT_MOST = 512  # a quarter of a minute of bcrypt's time
 _BCRYPT_BYTES = 72  # bcrypt looks at no more of a password
 _NAME_BYTES = 255
 # Without 0, O, 1, l and I: people copy it from a terminal. 24 of 57 characters are 139 bits.
@@ -57,12 +59,6 @@ def readable(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("latin-1")
-
-
-def shown(text: str | Path) -> str:
-    """A name or path fit for one line of a message: what does not print is escaped."""
-    line = str(text)
-    return line if line.isprintable() else ascii(line)[1:-1]
 
 
 def create(path: Path, user: str = "admin") -> str:
@@ -141,7 +137,7 @@ class Htpasswd:
     Each call stats the file and reads it when it changed: microseconds, on the loop's thread. A broken file is logged
     and the last good one stays in force; without a file nobody gets in. Credentials found right are kept for
     `keep_seconds`, the `keep_most` last used, by a keyed hash; a change of the file drops them. `check` is called as
-    check(password, hash) on one of two threads.
+    check(password, hash) on one of two threads, and more than `_WAIT_MOST` checks at a time are refused.
     """
 
     def __init__(
@@ -179,7 +175,7 @@ class Htpasswd:
     async def verify(self, user: str, password: str) -> bool:
         """Whether this is the user's password; only its first 72 bytes count, as for every bcrypt htpasswd.
 
-        Never raises, but Unavailable when `close` comes in between.
+        Never raises, but Unavailable when `close` comes in between or too many checks wait already.
         """
         if "\0" in password:  # ends a password in C: what comes after it would not count
             return False
@@ -230,6 +226,8 @@ class Htpasswd:
         """The one check of these credentials that is under way; its outcome is remembered if it is good."""
         flight = self._flights.get(key)
         if flight is None:
+            if len(self._flights) >= _WAIT_MOST:  # the last would hear of it when its client has given up
+                raise Unavailable("too many sign-ins at a time", headers=(("Retry-After", "5"),))
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(2, thread_name_prefix="hatoba-bcrypt")
             # An unknown user costs as much time as a known one: how long the answer takes must not tell them apart.
@@ -275,10 +273,10 @@ class Htpasswd:
             problem = f"{error.message}; {'the users read before stay in force' if users else 'nobody can log in'}"
         else:
             users = {user: stored for user, stored in entries.items() if stored is not None}
-            if changed and (locked_out := len(entries) - len(users)):
-                self._log.warning("%s: users locked out for want of a bcrypt hash: %d", shown(self._path), locked_out)
+            if changed and (barred := len(entries) - len(users)):
+                self._log.warning("%s: users locked out for want of a bcrypt hash: %d", printable(self._path), barred)
         if not version:
-            problem = f"{shown(self._path)}: no such file; nobody can log in"
+            problem = f"{printable(self._path)}: no such file; nobody can log in"
         if problem and (changed or problem != self._problem):
             self._log.error("%s", problem)
         self._problem = problem
@@ -313,11 +311,11 @@ def _significant(line: str) -> str | None:
 
 def _read_entries(path: Path, content: bytes) -> dict[str, bytes | None]:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ConfigError(f"{shown(path)}: is UTF-16, as PowerShell's > writes it; it must be UTF-8")
+        raise ConfigError(f"{printable(path)}: is UTF-16, as PowerShell's > writes it; it must be UTF-8")
     try:
         return _entries("\n".join(readable(line) for line in content.split(b"\n")))
     except ConfigError as error:
-        raise ConfigError(f"{shown(path)}: {error.message}") from None
+        raise ConfigError(f"{printable(path)}: {error.message}") from None
 
 
 def _edited(content: bytes, user: str, line: bytes | None) -> tuple[bytes, bool]:
@@ -390,14 +388,14 @@ def _explained(path: Path, verb: str) -> Iterator[None]:
         raise
     except IsADirectoryError:
         raise ConfigError(
-            f"{shown(path)}: is a directory: Docker made it because the file did not exist on the host; "
+            f"{printable(path)}: is a directory: Docker made it because the file did not exist on the host; "
             "remove it and create the file"
         ) from None
     except FileNotFoundError:
-        raise ConfigError(f"{shown(path)}: no such file") from None
+        raise ConfigError(f"{printable(path)}: no such file") from None
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise ConfigError(f"{shown(path)}: cannot be {verb} by uid {os.geteuid()}: {reason}") from error
+        raise ConfigError(f"{printable(path)}: cannot be {verb} by uid {os.geteuid()}: {reason}") from error
 
 
 def _open(path: Path, flags: int) -> int:
@@ -410,7 +408,7 @@ def _open(path: Path, flags: int) -> int:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError
-    raise ConfigError(f"{shown(path)}: is not a regular file")
+    raise ConfigError(f"{printable(path)}: is not a regular file")
 
 
 def _make_empty(path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from hatoba.auth.htpasswd import HtpasswdFile, shown
+from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError
 
 # A password of bcrypt has 72 bytes at most; a longer line is read far enough to say so.
@@ -57,9 +58,9 @@ def add(
     with _reported():
         password = _read_password() if password_stdin else _ask_password()
         if HtpasswdFile(path).add(name, password):
-            typer.echo(f"added {shown(name)} to {shown(path)}")
+            typer.echo(f"added {printable(name)} to {printable(path)}")
         else:
-            typer.echo(f"changed the password of {shown(name)} in {shown(path)}")
+            typer.echo(f"changed the password of {printable(name)} in {printable(path)}")
 
 
 @app.command()
@@ -68,8 +69,8 @@ def remove(name: _Name, *, file: _File = None, root: _Root = _DEFAULT_ROOT) -> N
     path = _chosen(file, root)
     with _reported():
         if not HtpasswdFile(path).remove(name):
-            raise HatobaError(f"{shown(path)} has no user {shown(name)}")
-        typer.echo(f"removed {shown(name)} from {shown(path)}")
+            raise HatobaError(f"{printable(path)} has no user {printable(name)}")
+        typer.echo(f"removed {printable(name)} from {printable(path)}")
 
 
 @app.command("list")
@@ -79,9 +80,9 @@ def list_(*, file: _File = None, root: _Root = _DEFAULT_ROOT) -> None:
     with _reported():
         for name, stored in HtpasswdFile(path).entries().items():
             if stored is None:
-                typer.echo(f"warning: {shown(name)} cannot log in: the hash is not bcrypt", err=True)
+                typer.echo(f"warning: {printable(name)} cannot log in: the hash is not bcrypt", err=True)
             else:
-                typer.echo(shown(name))
+                typer.echo(printable(name))
 
 
 def _chosen(file: Path | None, root: Path) -> Path:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from hatoba.config.values import (
     VERSION,
+    AddressRange,
     Duration,
     Expression,
     FilePath,
@@ -30,6 +31,7 @@ from hatoba.config.values import (
     WebAddress,
     parse_address,
     printable,
+    private_networks,
     without_nulls,
 )
 from hatoba.errors import ConfigError
@@ -349,6 +351,11 @@ class HatobaSettings(Section):
     workers: int = Field(default=1, ge=1, description="The number of processes that serve.")
     database: DatabaseSettings = Field(default_factory=DatabaseSettings, description="Where metadata lives.")
     limits: LimitSettings = Field(default_factory=LimitSettings, description="What a client may use up.")
+    trustedproxies: list[AddressRange] = Field(
+        default_factory=private_networks,
+        description="Addresses and ranges whose X-Forwarded-* and X-Request-Id headers count; unset: loopback and "
+        "private ranges.",
+    )
 
 
 class Settings(Section):

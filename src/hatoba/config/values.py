@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
-from ipaddress import IPv6Address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -39,12 +39,15 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _HIGHEST_PORT = 65535
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# Loopback, RFC 1918 and RFC 4193: where a reverse proxy and Docker's own networks are.
+_PRIVATE = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
 
 
-def printable(text: str) -> str:
-    """`text` fit for one line of a message: what does not print is escaped."""
-    return text if text.isprintable() else ascii(text)[1:-1]
+def printable(text: str | Path) -> str:
+    """A text or path fit for one line of a message: what does not print is escaped."""
+    line = str(text)
+    return line if line.isprintable() else ascii(line)[1:-1]
 
 
 def parse_duration(value: object) -> timedelta:
@@ -95,6 +98,11 @@ def _expression(value: object) -> object:
     return value
 
 
+def private_networks() -> list[IPv4Network | IPv6Network]:
+    """Loopback and the ranges that are nobody's on the Internet."""
+    return [ip_network(text) for text in _PRIVATE]
+
+
 def _positive(value: timedelta) -> timedelta:
     if not value:
         raise ValueError("must be more than 0")
@@ -141,6 +149,17 @@ def _prefix(text: str) -> str:
     return f"/{inner}/"
 
 
+def _network(value: object) -> IPv4Network | IPv6Network:
+    problem = "must be an address or a range such as 10.0.0.0/8 (not 10.1.2.3/8)"
+    # ip_network takes numbers too: 10 would be 0.0.0.10.
+    if not isinstance(value, str | IPv4Network | IPv6Network):
+        raise ValueError(problem)  # noqa: TRY004  pydantic's validators raise nothing else
+    try:
+        return ip_network(value)
+    except ValueError:
+        raise ValueError(problem) from None
+
+
 def _lowered(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -185,6 +204,7 @@ Headers = Annotated[dict[HeaderName, list[HeaderValue]], BeforeValidator(without
 ListenAddress = Annotated[str, AfterValidator(_address)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 PathPrefix = Annotated[str, AfterValidator(_prefix)]
+AddressRange = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Version = Annotated[str, BeforeValidator(_only_version)]
 LogLevel = Annotated[Literal["error", "warn", "info", "debug"], BeforeValidator(_lowered)]
 Network = Annotated[Literal["tcp", "unix"], BeforeValidator(_tcp_if_empty)]

@@ -63,7 +63,7 @@ class App:
             return
         started = time.perf_counter()
         request = Request(scope, receive, self._stall_seconds)
-        request_id = f"{os.getpid():x}-{next(self._numbers):x}"
+        request_id = self._registry.proxies.request_id(request) or f"{os.getpid():x}-{next(self._numbers):x}"
         status, sent = _CLIENT_GONE, 0
         try:
             answer = await self._answer(request, request_id)
@@ -122,7 +122,8 @@ class App:
         sent = request.header("authorization")
         known = self._registry.access.cached(sent)
         if known is Miss.MISS:
-            known = await self._registry.access.authorize(sent, action, repository)
+            address = self._registry.proxies.client(request)
+            known = await self._registry.access.authorize(sent, action, repository, address)
         request.user = known if isinstance(known, str) else None
 
     async def _send(self, request: Request, send: Send, answer: Answer) -> int:
@@ -137,11 +138,10 @@ class App:
         return await send_response(request, send, answer, headers)
 
     def _write_line(self, request: Request, request_id: str, status: int, sent: int, seconds: float) -> None:
-        client = request.scope.get("client")
         fields: dict[str, str | int | float] = {
             "id": request_id,
             "user": request.user or "-",
-            "client": (client and client[0]) or "-",  # a socket in the file system has none
+            "client": self._registry.proxies.client(request),
             "method": request.method[:16],
             "repository": request.repository or "-",
             "action": request.action or "-",

@@ -226,6 +226,20 @@ class TestTogether:
         assert check.most == 2
         assert threading.main_thread() not in check.threads
 
+    async def test_only_so_many_wait(self, users, check, monkeypatch):
+        monkeypatch.setattr(htpasswd, "_WAIT_MOST", 4)
+        assert await users.verify("alice", "secret")
+        check.gate.clear()
+        logins = [asyncio.create_task(users.verify("alice", f"wrong{n}")) for n in range(4)]
+        await check.called(3)
+        same = asyncio.create_task(users.verify("alice", "wrong3"))
+        with pytest.raises(Unavailable, match="too many sign-ins at a time"):
+            await users.verify("alice", "wrong4")
+        assert await users.verify("alice", "secret")  # is cached
+        check.gate.set()
+        assert await asyncio.gather(*logins, same) == [False] * 5
+        assert not await users.verify("alice", "wrong4")
+
     async def test_whoever_goes_away_takes_nobody_along(self, users, check):
         check.gate.clear()
         first = asyncio.create_task(users.verify("alice", "secret"))

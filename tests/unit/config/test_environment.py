@@ -113,6 +113,21 @@ def test_a_name_that_goes_beyond_a_value_is_a_warning():
     assert warned({"REGISTRY_LOG_FIELDS_A_B": "1"}, {"log": {"fields": {"a": "text"}}})
 
 
+def test_trusted_proxies_are_a_list_like_any_other():
+    def proxies(environ, document=None):
+        return [str(network) for network in load(None, environ, base=document).settings.hatoba.trustedproxies]
+
+    written = {"hatoba": {"trustedproxies": ["10.0.0.1", "10.0.0.2"]}}
+    whole = {"REGISTRY_HATOBA_TRUSTEDPROXIES": '["::1", 10.0.0.0/8]'}
+    assert proxies(whole) == proxies(whole, written) == ["::1/128", "10.0.0.0/8"]
+    assert proxies({"REGISTRY_HATOBA_TRUSTEDPROXIES": "[]"}, written) == []
+    assert proxies({"REGISTRY_HATOBA_TRUSTEDPROXIES_0": "10.0.0.9"}) == ["10.0.0.9/32"]
+    assert proxies({"REGISTRY_HATOBA_TRUSTEDPROXIES_1": "10.0.0.9"}, written) == ["10.0.0.1/32", "10.0.0.9/32"]
+    assert refused({"REGISTRY_HATOBA_TRUSTEDPROXIES": "10.0.0.9"}) == (
+        "REGISTRY_HATOBA_TRUSTEDPROXIES: hatoba.trustedproxies must be a list"
+    )
+
+
 def test_a_list_index_replaces_or_appends():
     environ = {"REGISTRY_HTTP_HEADERS_X-A_0": "new", "REGISTRY_HTTP_HEADERS_X-A_2": "more"}
     assert applied(environ, {"http": {"headers": {"X-A": ["a", "b"]}}}) == {

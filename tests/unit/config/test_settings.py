@@ -53,6 +53,14 @@ def test_defaults():
     assert settings.http.draintimeout == timedelta(seconds=8)
     assert settings.hatoba.workers == 1
     assert settings.hatoba.database.path is None
+    assert [str(network) for network in settings.hatoba.trustedproxies] == [
+        "127.0.0.0/8",
+        "::1/128",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "fc00::/7",
+    ]
     limits = settings.hatoba.limits
     assert (limits.manifest, limits.stalltimeout, limits.headertimeout, limits.uploads) == (
         4194304,
@@ -195,6 +203,10 @@ def test_a_feature_that_is_no_mapping(document, key):
         Settings.model_validate(document)
 
 
+NO_RANGE = "hatoba.trustedproxies.1 must be an address or a range such as 10.0.0.0/8 (not 10.1.2.3/8)"
+NO_RANGES = ["10.1.2.3/8", "proxy.example.com", "", 10, None, ["10.0.0.0/8"], "10.0.0.0/33", "*"]
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
@@ -208,6 +220,8 @@ def test_a_feature_that_is_no_mapping(document, key):
         ({"hatoba": {"workers": 0}}, "hatoba.workers must be greater than or equal to 1"),
         ({"hatoba": {"workers": "many"}}, "hatoba.workers must be a whole number"),
         ({"hatoba": {"limits": {"stalltimeout": "0"}}}, "hatoba.limits.stalltimeout must be more than 0"),
+        ({"hatoba": {"trustedproxies": "10.0.0.0/8"}}, "hatoba.trustedproxies must be a list"),
+        *(({"hatoba": {"trustedproxies": ["::1", value]}}, NO_RANGE) for value in NO_RANGES),
         (http(secret=["x"]), "http.secret must be text"),
         (http(headers={"X-A": "v"}), "http.headers.X-A must be a list"),
         (http(headers=["X-A"]), "http.headers must be a mapping"),
@@ -218,6 +232,19 @@ def test_a_feature_that_is_no_mapping(document, key):
 )
 def test_errors_name_the_key(document, message):
     assert problem(document) == message
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ([], []),
+        (["10.1.2.3", "::1"], ["10.1.2.3/32", "::1/128"]),
+        (["0.0.0.0/0", "fd00::/8"], ["0.0.0.0/0", "fd00::/8"]),
+    ],
+)
+def test_trusted_proxies(written, meant):
+    settings = Settings.model_validate({"hatoba": {"trustedproxies": written}})
+    assert [str(network) for network in settings.hatoba.trustedproxies] == meant
 
 
 @pytest.mark.parametrize("secret", ["hunter2", 12345])

@@ -16,6 +16,7 @@ from hatoba.registry.repositories import Repositories
 from hatoba.registry.tags import Tags
 from hatoba.registry.uploads import Uploads
 from hatoba.web.messages import Headers, Request, Response
+from hatoba.web.proxies import Proxies
 
 _LONGEST_NUMBER = 18
 
@@ -46,6 +47,7 @@ class Registry:
     repositories: Repositories
     referrers: Referrers
     options: Options
+    proxies: Proxies
 
     def require_writable(self, action: str) -> None:
         """Raise Unsupported for a push or delete in read-only mode."""
@@ -67,9 +69,8 @@ class Registry:
             return f"{self.options.host}{path}"
         if self.options.relative_urls:
             return path
-        scheme = request.header("x-forwarded-proto") or request.scope.get("scheme", "http")
-        host = request.header("x-forwarded-host") or request.header("host") or ""
-        return f"{scheme.partition(',')[0].strip()}://{host.partition(',')[0].strip()}{path}"
+        scheme, host = self.proxies.origin(request)
+        return f"{scheme}://{host}{path}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,8 @@ async def _mount(registry: Registry, request: Request, name: RepositoryName) -> 
         digest = Digest.parse(asked)
         if origin := request.query("from"):
             source = parse_name(origin)
-            await registry.access.authorize(request.header("authorization"), "pull", source)
+            address = registry.proxies.client(request)
+            await registry.access.authorize(request.header("authorization"), "pull", source, address)
     except (DigestInvalid, NameInvalid):
         return None
     return digest if await registry.blobs.mount(name, digest, source) else None

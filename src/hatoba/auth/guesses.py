@@ -1,0 +1,110 @@
+"""How often somebody may guess: wrong passwords are counted per account and address, and too many close the door.
+
+Owns the counting alone; what a guess is and whether it was right is `access`'s business. Names, addresses and passwords
+are not kept, only keyed hashes. Each worker counts for itself: N workers let through up to N times as many guesses.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+
+from hatoba.errors import TooManyRequests
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guess:
+    """One password that is being tried. `account` is a hash of name and address."""
+
+    account: bytes
+    key: bytes
+
+
+class Guesses:
+    """Lets each account and address fail `most` times in any `seconds`. For one event loop.
+
+    Unknown accounts count like known ones, so that nothing tells them apart. The `keep_most` accounts that failed last
+    are remembered: more than bcrypt can check in a minute, so forgetting cannot be brought about.
+    """
+
+    def __init__(
+        self,
+        *,
+        most: int = 10,
+        seconds: float = 60.0,
+        keep_most: int = 8192,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._keep_most = keep_most
+        self._clock = clock
+        self._secret = secrets.token_bytes(32)
+        self._failures: OrderedDict[bytes, deque[float]] = OrderedDict()  # account: when, the oldest first
+        self._open: dict[bytes, dict[bytes, Guess]] = {}  # account: the guesses that are being checked
+
+    def begin(self, user: str, address: str, key: bytes) -> Guess:
+        """Take up a guess before it is checked; `key` says which password it is. Each must come to its `end`.
+
+        Raises TooManyRequests. A guess under way counts as failed, or many at once would all be let through; the same
+        password again is the same guess: a client that knows it may ask for many things at once.
+        """
+        account = self._account(user, address)
+        under_way = self._open.get(account, {})
+        if (guess := under_way.get(key)) is not None:
+            return guess
+        failures = self._recent(account)
+        if len(failures) + len(under_way) >= self._most:
+            # Those under way are decided in a moment.
+            seconds = failures[0] + self._seconds - self._clock() if len(failures) >= self._most else 1.0
+            raise TooManyRequests(
+                "too many failed sign-ins; come back later", headers=(("Retry-After", str(max(1, math.ceil(seconds)))),)
+            )
+        guess = Guess(account, key)
+        self._open.setdefault(account, {})[key] = guess
+        return guess
+
+    def end(self, guess: Guess, *, failed: bool) -> None:
+        """The guess was checked, or given up. Only the first end of a guess counts."""
+        under_way = self._open.get(guess.account, {})
+        if under_way.get(guess.key) is not guess:
+            return
+        del under_way[guess.key]
+        if not under_way:
+            del self._open[guess.account]
+        if failed:
+            self._failures.setdefault(guess.account, deque(maxlen=self._most)).append(self._clock())
+            self._failures.move_to_end(guess.account)
+            if len(self._failures) > self._keep_most:
+                self._failures.popitem(last=False)
+
+    def _recent(self, account: bytes) -> deque[float]:
+        failures = self._failures.get(account)
+        if failures is None:
+            return deque()
+        ended = self._clock() - self._seconds
+        while failures and failures[0] <= ended:
+            failures.popleft()
+        if not failures:
+            del self._failures[account]
+        return failures
+
+    def _account(self, user: str, address: str) -> bytes:
+        # The address goes first: it holds no NUL, and a name may hold anything.
+        parts = f"{_place(address)}\0{user}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self._secret, parts, "sha256")
+
+
+def _place(address: str) -> str:
+    """An address, or its network: a host of IPv6 has 2^64 addresses to choose from."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    return parsed.exploded[:19] if isinstance(parsed, IPv6Address) else address

@@ -1,0 +1,130 @@
+"""Whose word counts: the client's address, scheme and host, and the request's number, with and without proxies."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from hatoba.config.values import private_networks
+from hatoba.web.messages import Request
+from hatoba.web.proxies import Proxies
+
+PROXY = "10.0.0.2"
+STRANGER = "203.0.113.9"
+
+
+@pytest.fixture
+def proxies():
+    return Proxies(private_networks())
+
+
+def request(peer, *headers, scheme="http"):
+    sent = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+    client = None if peer is None else (peer, 4711)
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": sent, "client": client, "scheme": scheme}
+    return Request(scope, None, 1)
+
+
+def forwarded(peer, *values):
+    return request(peer, *(("x-forwarded-for", value) for value in values))
+
+
+class TestClient:
+    @pytest.mark.parametrize(
+        ("peer", "values", "client"),
+        [
+            (STRANGER, [], STRANGER),
+            (PROXY, [], PROXY),
+            (None, [], "-"),
+            # At a socket in the file system: as near as loopback.
+            (None, ["198.51.100.1"], "198.51.100.1"),
+            ("", ["198.51.100.1"], "198.51.100.1"),
+            ("::ffff:203.0.113.9", [], STRANGER),
+            ("::ffff:10.0.0.2", ["198.51.100.1"], "198.51.100.1"),
+            # Only a proxy may say it.
+            (STRANGER, ["198.51.100.1"], STRANGER),
+            (PROXY, ["198.51.100.1"], "198.51.100.1"),
+            ("127.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+            ("::1", ["2001:db8::1"], "2001:db8::1"),
+            ("fd00::5", ["2001:DB8:0::1"], "2001:db8::1"),
+            # What stands left of the first stranger is the stranger's word.
+            (PROXY, ["8.8.8.8, 198.51.100.1"], "198.51.100.1"),
+            (PROXY, ["10.9.9.9, 198.51.100.1"], "198.51.100.1"),
+            (PROXY, ["8.8.8.8, 198.51.100.1, 10.0.0.3 , 172.16.0.1"], "198.51.100.1"),
+            (PROXY, ["8.8.8.8", "198.51.100.1", "192.168.1.1,10.0.0.3"], "198.51.100.1"),
+            (PROXY, ["192.168.7.7, 10.0.0.3"], "192.168.7.7"),
+            # Ports, brackets.
+            (PROXY, ["198.51.100.1:5555"], "198.51.100.1"),
+            (PROXY, ["[2001:db8::1]:5555"], "2001:db8::1"),
+            (PROXY, ["[2001:db8::1]"], "2001:db8::1"),
+            (PROXY, ["::ffff:198.51.100.1"], "198.51.100.1"),
+            # What is no address ends the search.
+            (PROXY, [""], PROXY),
+            (PROXY, ["unknown"], PROXY),
+            (PROXY, ["198.51.100.1, unknown, 10.0.0.3"], "10.0.0.3"),
+            (PROXY, ["198.51.100.1,, 10.0.0.3"], "10.0.0.3"),
+            (PROXY, ["1" * 100_000], PROXY),
+            (PROXY, ["198.51.100.1\n8"], PROXY),
+            (PROXY, ["fe80::1%\x01"], PROXY),
+            (PROXY, ["\xe9"], PROXY),
+        ],
+    )
+    def test_address(self, proxies, peer, values, client):
+        assert proxies.client(forwarded(peer, *values)) == client
+
+    def test_nobody_is_believed_when_no_proxy_is_named(self):
+        assert Proxies([]).client(forwarded("127.0.0.1", "198.51.100.1")) == "127.0.0.1"
+
+    def test_a_proxy_of_ones_own(self):
+        proxies = Proxies([ip_network("203.0.113.9/32")])
+        assert proxies.client(forwarded(STRANGER, "10.0.0.7")) == "10.0.0.7"
+        assert proxies.client(forwarded("203.0.113.8", "10.0.0.7")) == "203.0.113.8"
+
+    def test_a_peer_is_looked_up_once(self, proxies):
+        for _ in range(5):
+            proxies.client(forwarded(PROXY, "198.51.100.1"))
+        assert proxies._trusts.cache_info().misses == 1
+
+
+class TestOrigin:
+    @pytest.mark.parametrize(
+        ("peer", "headers", "origin"),
+        [
+            (STRANGER, {"x-forwarded-proto": "https", "x-forwarded-host": "evil.test"}, ("http", "asked.test")),
+            (None, {"x-forwarded-proto": "https"}, ("https", "asked.test")),
+            (PROXY, {}, ("http", "asked.test")),
+            (PROXY, {"x-forwarded-proto": "https"}, ("https", "asked.test")),
+            (PROXY, {"x-forwarded-proto": "HTTPS, http"}, ("https", "asked.test")),
+            (PROXY, {"x-forwarded-host": "shown.test:8443 , inner"}, ("http", "shown.test:8443")),
+            (PROXY, {"x-forwarded-host": "[2001:db8::1]:80"}, ("http", "[2001:db8::1]:80")),
+            (PROXY, {"x-forwarded-proto": "javascript", "x-forwarded-host": "a/b"}, ("http", "asked.test")),
+            (PROXY, {"x-forwarded-host": "a\r\nset-cookie: b"}, ("http", "asked.test")),
+        ],
+    )
+    def test_scheme_and_host(self, proxies, peer, headers, origin):
+        assert proxies.origin(request(peer, ("host", "asked.test"), *headers.items())) == origin
+
+    def test_the_scheme_of_the_connection(self, proxies):
+        assert proxies.origin(request(STRANGER, ("host", "a"), scheme="https")) == ("https", "a")
+        assert proxies.origin(request(STRANGER)) == ("http", "")
+
+
+class TestRequestId:
+    @pytest.mark.parametrize(
+        ("peer", "sent", "number"),
+        [
+            (PROXY, "7b5a-91", "7b5a-91"),
+            (PROXY, "a" * 128, "a" * 128),
+            (STRANGER, "7b5a-91", None),
+            (None, "7b5a-91", "7b5a-91"),
+            (PROXY, "a" * 129, None),
+            (PROXY, "", None),
+            (PROXY, "a b", None),
+            (PROXY, "a\n", None),
+            (PROXY, "\xe9", None),
+        ],
+    )
+    def test_number(self, proxies, peer, sent, number):
+        assert proxies.request_id(request(peer, ("x-request-id", sent))) == number
+
+    def test_none_was_sent(self, proxies):
+        assert proxies.request_id(request(PROXY)) is None
