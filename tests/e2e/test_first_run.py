@@ -93,12 +93,16 @@ def test_second_start_names_the_file_and_the_command(serving, hatoba, free_port,
     assert stat.S_IMODE(htpasswd.stat().st_mode) == 0o600
 
 
-def test_root_by_environment_goes_before_the_option(serving, free_port, tmp_path):
+def test_root_by_option_goes_before_the_environment(serving, free_port, tmp_path):
     variable = {"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": str(tmp_path / "variable")}
     with serving(tmp_path / "option", "--addr", f"127.0.0.1:{free_port()}", env=variable):
         pass
+    assert (tmp_path / "option/hatoba/metadata.db").exists()
+    assert (tmp_path / "option/hatoba/htpasswd").exists()
+    assert not (tmp_path / "variable").exists()
+    with serving(None, "--addr", f"127.0.0.1:{free_port()}", env=variable, name="second"):
+        pass
     assert (tmp_path / "variable/hatoba/metadata.db").exists()
-    assert not (tmp_path / "option").exists()
 
 
 def test_second_server_on_the_same_folder(serving, start, e2e, free_port, tmp_path):

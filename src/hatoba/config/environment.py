@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -90,19 +90,24 @@ def traced(document: Mapping[str, Any], environ: Mapping[str, str]) -> Applied:
     Raises ConfigError naming the variable whose value is wrong. A name that leads nowhere is a warning and never an
     error: Kubernetes injects REGISTRY_PORT and the like when a Service is called "registry".
     """
-    applied = Applied(_spread(document), [], [])
+    changed, changes = _spread(document), []
+    ignored: dict[str, list[str]] = {}
     # Sorted, so that REGISTRY_STORAGE goes before REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY.
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name == CONFIGURATION_PATH:
             continue
         try:
-            changed, trail = _apply_variable(applied.document, name, environ[name])
+            changed, trail = _apply_variable(changed, name, environ[name])
         except _Ignored as reason:
-            applied.warnings.append(f"Ignoring {reason} environment variable {printable(name)}")
+            ignored.setdefault(str(reason), []).append(printable(name))
         else:
-            applied = replace(applied, document=changed)
-            applied.changes.append((trail, name))
-    return applied
+            changes.append((trail, name))
+    return Applied(changed, [_ignoring(reason, names) for reason, names in ignored.items()], changes)
+
+
+def _ignoring(reason: str, names: list[str]) -> str:
+    # One line for all of them: a Service called "registry" brings seven.
+    return f"Ignoring {reason} environment variable{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def writes_auth(environ: Mapping[str, str]) -> bool:
