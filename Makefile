@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format check big clean
+.PHONY: help setup serve test lint format check reference big clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ format: $(VENV)/.tests ## let ruff rewrite the code
 	$(BIN)/ruff format .
 
 check: lint test ## what CI runs
+
+reference: $(VENV)/.serve ## write docs/reference from the code
+	$(BIN)/python -c 'from hatoba.cli.reference import commands_page as page; print(page(), end="")' > docs/reference/commands.md
 
 big: $(VENV)/.tests ## push and pull a 5 GiB blob, with memory figures (minutes, 15 GiB of disk)
 	$(BIN)/python tests/e2e/big.py $(ARGS)

@@ -29,7 +29,7 @@ from granian.server.mp import MPServer
 
 from hatoba import telemetry, wiring
 from hatoba.config.settings import Settings
-from hatoba.errors import HatobaError, StartError
+from hatoba.errors import ConfigError, HatobaError, StartError
 from hatoba.web.app import App
 from hatoba.web.messages import Receive, Scope, Send
 
@@ -40,15 +40,19 @@ _READY_SECONDS = 30.0
 Address = tuple[str, int] | Path  # host and port, or a socket's path
 
 
+def check(settings: Settings) -> None:
+    """Whether a server can be made of these settings; raises ConfigError naming the key."""
+    if wiring.root_of(settings) is None and settings.hatoba.workers > 1:
+        raise ConfigError("hatoba.workers must be 1 with storage.inmemory, which is memory of one process")
+
+
 def serve(settings: Settings, announce: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain. `announce` is called once the lock is held and the port is free.
 
-    Raises StartError, ConfigError; SystemExit when the workers crash in a loop.
+    `settings` have passed `check`. Raises StartError, ConfigError; SystemExit when the workers crash in a loop.
     """
     multiprocessing.set_start_method("fork", force=True)  # later Pythons prefer others, which cannot inherit
     root = wiring.root_of(settings)
-    if root is None and settings.hatoba.workers > 1:
-        raise StartError("storage.inmemory is memory of one process: hatoba.workers must be 1")
     _raise_descriptor_limit()
     with _only_server(root):
         address = _claim(settings.http.socket_path) if settings.http.socket_path else _probe(*settings.http.listen)

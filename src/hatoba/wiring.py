@@ -56,6 +56,17 @@ def delete_enabled(settings: Settings) -> bool:
     return (settings.auth.configured or is_loopback(settings.http.addr)) if written is None else written
 
 
+def relative_urls(settings: Settings) -> bool:
+    """Whether Location is answered with a path: unless it was switched off."""
+    return settings.http.relativeurls is not False
+
+
+def metadata_path(settings: Settings) -> Path | None:
+    """The metadata database; None when it goes with the process."""
+    root = root_of(settings)
+    return settings.hatoba.database.path or (None if root is None else _own(root) / "metadata.db")
+
+
 async def prepare(settings: Settings) -> None:
     """Before the workers start: folders made, databases brought up to date, everything closed again.
 
@@ -201,7 +212,7 @@ def _options(settings: Settings) -> Options:
         host=settings.http.host.rstrip("/"),
         prefix=settings.http.prefix.rstrip("/"),
         readonly=settings.storage.maintenance.readonly.enabled,
-        relative_urls=settings.http.relativeurls is not False,
+        relative_urls=relative_urls(settings),
     )
 
 

@@ -93,12 +93,16 @@ def test_second_start_names_the_file_and_the_command(serving, hatoba, free_port,
     assert stat.S_IMODE(htpasswd.stat().st_mode) == 0o600
 
 
-def test_root_by_environment_goes_before_the_option(serving, free_port, tmp_path):
+def test_root_by_option_goes_before_the_environment(serving, free_port, tmp_path):
     variable = {"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": str(tmp_path / "variable")}
     with serving(tmp_path / "option", "--addr", f"127.0.0.1:{free_port()}", env=variable):
         pass
+    assert (tmp_path / "option/hatoba/metadata.db").exists()
+    assert (tmp_path / "option/hatoba/htpasswd").exists()
+    assert not (tmp_path / "variable").exists()
+    with serving(None, "--addr", f"127.0.0.1:{free_port()}", env=variable, name="second"):
+        pass
     assert (tmp_path / "variable/hatoba/metadata.db").exists()
-    assert not (tmp_path / "option").exists()
 
 
 def test_second_server_on_the_same_folder(serving, start, e2e, free_port, tmp_path):
@@ -146,6 +150,35 @@ def test_file_without_auth_is_anonymous_with_a_warning(serving, config, e2e, fre
         assert "level=warning" in warning
         assert f"listening on [::]:{port}" in server.err
     assert server.out.count("docker ") == 0
+
+
+def test_registry_with_a_file_alone_serves_it(start, config, e2e, free_port):
+    """As the entry point of Docker's image has it: `registry FILE.yml`."""
+    server = start(e2e.REGISTRY, config(f"http: {{addr: '127.0.0.1:{free_port()}'}}\n")).ready()
+    assert get(server.host, "/v2/") == 200
+    assert server.stop() == 0
+
+
+def test_registry_garbage_collect_removes_nothing(start, config, e2e):
+    server = start(e2e.REGISTRY, "garbage-collect", "--delete-untagged", config())
+    assert server.process.wait(20) == 1
+    assert "nothing was removed" in server.err
+
+
+def test_check_config_beside_what_kubernetes_injects(start, e2e, home):
+    environ = {"REGISTRY_PORT": "tcp://10.0.0.1:5000", "REGISTRY_HATOBA_WORKERS": "2"}
+    checked = start(e2e.HATOBA, "check-config", folder=home, **environ)
+    assert checked.process.wait(20) == 0
+    (line,) = [line for line in checked.out.splitlines() if line.startswith("hatoba.workers ")]
+    assert line.split()[1:] == ["2", "environment", "REGISTRY_HATOBA_WORKERS"]
+    assert checked.err.count("REGISTRY_PORT") == 1
+    assert list(home.iterdir()) == []
+
+
+def test_a_password_is_made_without_a_terminal(serving, hatoba, free_port, home):
+    with serving(None, "--addr", f"127.0.0.1:{free_port()}", folder=home) as server:
+        password = hatoba("users", "add", "robot").removesuffix("\n")
+        assert get(server.host, "/v2/", "robot", password) == 200
 
 
 def test_file_without_auth_on_loopback_does_not_warn(serving, config, free_port):

@@ -1,37 +1,52 @@
-"""The commands `hatoba` and `registry`. One file a group; errors become one line and an exit code here."""
+"""The commands `hatoba` and `registry`. One file a group; errors become one line and an exit code in `configured`."""
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
-from hatoba.cli import serve, users, version
+from hatoba.cli import check_config, garbage_collect, serve, users, version
 
 
 def main() -> None:
     """The command `hatoba`."""
-    app = typer.Typer(
-        name="hatoba",
-        help="hatoba: a self-hosted OCI / Docker registry.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
-    app.command("serve")(serve.serve)
-    app.command("version")(version.version)
-    app.add_typer(users.app, name="users")
-    app()
+    hatoba_app()()
 
 
 def registry_main() -> None:
-    """The command `registry`, as Docker's registry is called: `registry serve FILE`."""
-    app = typer.Typer(
-        name="registry",
-        help="hatoba under the name of Docker's registry.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
+    """The command `registry`, as Docker's registry is called: `registry serve FILE`, and as its image: `FILE.yml`."""
+    registry_app()(args=with_command(sys.argv[1:]))
+
+
+def hatoba_app() -> typer.Typer:
+    """The commands of `hatoba`."""
+    app = _app("hatoba", "hatoba: a self-hosted OCI / Docker registry.")
+    app.command("serve")(serve.serve)
+    app.command("check-config")(check_config.check_config)
+    app.command("version")(version.version)
+    app.add_typer(users.app, name="users")
+    return app
+
+
+def registry_app() -> typer.Typer:
+    """The commands of `registry`."""
+    app = _app("registry", "hatoba under the name of Docker's registry.")
     app.command("serve")(serve.registry_serve)
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    app.command("garbage-collect", context_settings=anything)(garbage_collect.garbage_collect)
     app.command("version")(version.version)
     app.callback(invoke_without_command=True)(version.version_option)
-    app()
+    return app
+
+
+def with_command(arguments: list[str]) -> list[str]:
+    """`FILE.yml` alone means `serve FILE.yml`, as the entry point of Docker's image has it."""
+    return ["serve", *arguments] if arguments and arguments[0].endswith((".yml", ".yaml")) else arguments
+
+
+def _app(name: str, words: str) -> typer.Typer:
+    # Typer's tracebacks show variables, and so passwords.
+    return typer.Typer(
+        name=name, help=words, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )

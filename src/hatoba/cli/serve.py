@@ -5,70 +5,48 @@ Owns what a person reads at a start: the password made for them, the three comma
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
 
 import structlog
-import typer
 
 from hatoba import server, telemetry
 from hatoba.auth import htpasswd
-from hatoba.config.environment import writes_auth
-from hatoba.config.load import Loaded, first_run_document, is_loopback, load
+from hatoba.cli.configured import Addr, Config, File, Root, Workers, configuration_file, configure, reported
+from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
-from hatoba.errors import ConfigError, HatobaError
+from hatoba.errors import ConfigError
 
-_ROOT = Path("hatoba-data")
-_ADDR = "127.0.0.1:5000"
 _ADMIN = "admin"
-_FILE = typer.Argument(metavar="FILE", help="A config.yml as Docker's registry has it.", show_default=False)
 
 
 def serve(
-    file: Annotated[Path | None, _FILE] = None,
-    root: Annotated[Path | None, typer.Option(help="The data folder.", show_default="./hatoba-data")] = None,
-    addr: Annotated[str | None, typer.Option(help="HOST:PORT to listen on.", show_default=_ADDR)] = None,
-    workers: Annotated[int | None, typer.Option(help="Serving processes.", show_default="1")] = None,
+    file: File = None, *, config: Config = None, root: Root = None, addr: Addr = None, workers: Workers = None
 ) -> None:
     """Run the registry. Without FILE and without REGISTRY_AUTH it sets itself up in ./hatoba-data."""
-    path = file or _file_from_environment()
-    options = {"http.addr": addr, "hatoba.workers": workers, "storage.filesystem.rootdirectory": _text(root)}
-    _run(path, options)
+    with reported():
+        _run(configuration_file(file, config), root, {"http.addr": addr, "hatoba.workers": workers})
 
 
-def registry_serve(file: Annotated[Path | None, _FILE] = None) -> None:
+def registry_serve(file: File = None, *, config: Config = None, root: Root = None) -> None:
     """Run the registry with Docker's configuration file (or REGISTRY_CONFIGURATION_PATH)."""
-    path = file or _file_from_environment()
-    if path is None:
-        _fail(ConfigError("configuration path not specified: registry serve FILE"))
-    _run(path, {})
+    with reported():
+        path = configuration_file(file, config)
+        if path is None:
+            raise ConfigError("configuration path not specified: registry serve FILE")
+        _run(path, root, {})
 
 
-def _run(path: Path | None, options: Mapping[str, object]) -> None:
-    try:
-        loaded, first_run = _load(path, options)
-        telemetry.configure(loaded.settings.log.level, loaded.settings.log.formatter, loaded.settings.log.fields)
-        for warning in loaded.warnings:
-            structlog.stdlib.get_logger("hatoba").warning(warning)
-        made = _make_passwords(loaded.settings)
-        server.serve(loaded.settings, lambda: _announce(loaded.settings, made, first_run=first_run))
-    except HatobaError as error:
-        _fail(error)
-
-
-def _load(path: Path | None, options: Mapping[str, object]) -> tuple[Loaded, bool]:
-    if path is not None or writes_auth(os.environ):
-        return load(path, os.environ, options), False
-    base = first_run_document(_first_run_root(options), _ADDR)
-    return load(None, os.environ, {**options, "storage.filesystem.rootdirectory": None}, base=base), True
-
-
-def _first_run_root(options: Mapping[str, object]) -> Path:
-    told = os.environ.get("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY") or options["storage.filesystem.rootdirectory"]
-    return Path(str(told)) if told else _ROOT
+def _run(path: Path | None, root: Path | None, options: Mapping[str, object]) -> None:
+    configured = configure(path, root, options)
+    settings = configured.settings
+    server.check(settings)
+    telemetry.configure(settings.log.level, settings.log.formatter, settings.log.fields)
+    for warning in configured.loaded.warnings:
+        structlog.stdlib.get_logger("hatoba").warning(warning)
+    made = _make_passwords(settings)
+    server.serve(settings, lambda: _announce(settings, made, first_run=configured.first_run))
 
 
 def _make_passwords(settings: Settings) -> str | None:
@@ -116,17 +94,3 @@ def _pushable(settings: Settings) -> str:
     if host in {"", "0.0.0.0", "::"}:  # noqa: S104
         host = "127.0.0.1"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _file_from_environment() -> Path | None:
-    told = os.environ.get("REGISTRY_CONFIGURATION_PATH")
-    return Path(told) if told else None
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _fail(error: HatobaError) -> NoReturn:
-    typer.echo(f"hatoba: {error.message}", err=True)
-    raise typer.Exit(2 if isinstance(error, ConfigError) else 1)

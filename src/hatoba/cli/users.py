@@ -5,20 +5,23 @@ Owns the questions, the answers and which file is meant. The file itself is `aut
 
 from __future__ import annotations
 
-import contextlib
+import json
+import secrets
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError
 
 # A password of bcrypt has 72 bytes at most; a longer line is read far enough to say so.
 _LINE_BYTES = 4096
+# 128 bits, in letters and digits that survive being copied by a double click.
+_MADE_BYTES = 16
 
 app = typer.Typer(
     help="The users of the registry, in its htpasswd file. A running server notices changes by itself.",
@@ -30,17 +33,13 @@ app = typer.Typer(
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", show_default=False)]
 _File = Annotated[
     Path | None,
-    typer.Option("--file", envvar="REGISTRY_AUTH_HTPASSWD_PATH", help="The htpasswd file.", show_default=False),
-]
-_Root = Annotated[
-    Path,
     typer.Option(
-        "--root",
-        envvar="REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY",
-        help="The data folder; without --file the file is hatoba/htpasswd in it.",
+        "--file",
+        envvar="REGISTRY_AUTH_HTPASSWD_PATH",
+        help="The htpasswd file; otherwise the configuration names it.",
+        show_default=False,
     ),
 ]
-_DEFAULT_ROOT = Path("hatoba-data")
 
 
 @app.command()
@@ -51,42 +50,65 @@ def add(
         bool, typer.Option("--password-stdin", help="Read the password from standard input, one line.")
     ] = False,
     file: _File = None,
-    root: _Root = _DEFAULT_ROOT,
+    config: Config = None,
+    root: Root = None,
 ) -> None:
-    """Add a user, or change a user's password; makes the file if there is none."""
-    path = _chosen(file, root)
-    with _reported():
-        password = _read_password() if password_stdin else _ask_password()
+    """Add a user, or change a user's password; makes the file if there is none.
+
+    The password is asked for twice. Without a terminal, and without --password-stdin, one is made and printed.
+    """
+    with reported():
+        path = _chosen(file, config, root)
+        made = None if password_stdin or sys.stdin.isatty() else secrets.token_hex(_MADE_BYTES)
+        password = made or (_read_password() if password_stdin else _ask_password())
         if HtpasswdFile(path).add(name, password):
-            typer.echo(f"added {printable(name)} to {printable(path)}")
+            typer.echo(f"added {printable(name)} to {printable(path)}", err=True)
         else:
-            typer.echo(f"changed the password of {printable(name)} in {printable(path)}")
+            typer.echo(f"changed the password of {printable(name)} in {printable(path)}", err=True)
+        if made is not None:
+            typer.echo(made)
 
 
 @app.command()
-def remove(name: _Name, *, file: _File = None, root: _Root = _DEFAULT_ROOT) -> None:
+def remove(name: _Name, *, file: _File = None, config: Config = None, root: Root = None) -> None:
     """Remove a user."""
-    path = _chosen(file, root)
-    with _reported():
+    with reported():
+        path = _chosen(file, config, root)
         if not HtpasswdFile(path).remove(name):
             raise HatobaError(f"{printable(path)} has no user {printable(name)}")
-        typer.echo(f"removed {printable(name)} from {printable(path)}")
+        typer.echo(f"removed {printable(name)} from {printable(path)}", err=True)
 
 
 @app.command("list")
-def list_(*, file: _File = None, root: _Root = _DEFAULT_ROOT) -> None:
-    """Print the users' names, one a line."""
-    path = _chosen(file, root)
-    with _reported():
-        for name, stored in HtpasswdFile(path).entries().items():
-            if stored is None:
-                typer.echo(f"warning: {printable(name)} cannot log in: the hash is not bcrypt", err=True)
-            else:
-                typer.echo(printable(name))
+def list_(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of lines.")] = False,
+    file: _File = None,
+    config: Config = None,
+    root: Root = None,
+) -> None:
+    """Print the names of the users who can log in, one a line; warn about others."""
+    with reported():
+        entries = HtpasswdFile(_chosen(file, config, root)).entries()
+    names = [name for name, stored in entries.items() if stored is not None]
+    for name, stored in entries.items():
+        if stored is None:
+            typer.echo(f"warning: {printable(name)} cannot log in: the hash is not bcrypt", err=True)
+    if as_json:
+        typer.echo(json.dumps([{"name": name} for name in names], indent=2))
+    else:
+        for name in names:
+            typer.echo(printable(name))
 
 
-def _chosen(file: Path | None, root: Path) -> Path:
-    return file or root / "hatoba" / "htpasswd"
+def _chosen(file: Path | None, config: Path | None, root: Path | None) -> Path:
+    """The htpasswd file that the server would use; raises ConfigError when it would use none."""
+    if file is not None:
+        return file
+    found = configure(configuration_file(None, config), root).settings.auth.htpasswd
+    if found is None:
+        raise ConfigError("auth.htpasswd is not configured, so the registry has no users: --file names a file anyway")
+    return found.path
 
 
 def _read_password() -> str:
@@ -98,17 +120,5 @@ def _read_password() -> str:
 
 
 def _ask_password() -> str:
-    if not sys.stdin.isatty():
-        raise ConfigError("there is no terminal to ask for the password on: use --password-stdin")
-    password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     return password
-
-
-@contextlib.contextmanager
-def _reported() -> Iterator[None]:
-    """End the command with one line on stderr for an error: exit 2 when something was set wrongly, else 1."""
-    try:
-        yield
-    except HatobaError as error:
-        typer.echo(f"error: {error.message}", err=True)
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -68,23 +69,45 @@ def parse_yaml(text: str | bytes) -> Any:
         raise ConfigError("not valid YAML") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A document as variables changed it: `changes` are the keys each one wrote, in order, and its name."""
+
+    document: dict[str, Any]
+    warnings: list[str]
+    changes: list[tuple[tuple[str, ...], str]]
+
+
 def apply(document: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """`document` as the `REGISTRY_*` variables change it, and warnings; `document` itself stays as it is.
+    """`document` as the `REGISTRY_*` variables change it, and warnings: `traced` without who changed what."""
+    applied = traced(document, environ)
+    return applied.document, applied.warnings
+
+
+def traced(document: Mapping[str, Any], environ: Mapping[str, str]) -> Applied:
+    """`document` as the `REGISTRY_*` variables change it; `document` itself stays as it is.
 
     Raises ConfigError naming the variable whose value is wrong. A name that leads nowhere is a warning and never an
     error: Kubernetes injects REGISTRY_PORT and the like when a Service is called "registry".
     """
-    changed = _spread(document)
-    warnings: list[str] = []
+    changed, changes = _spread(document), []
+    ignored: dict[str, list[str]] = {}
     # Sorted, so that REGISTRY_STORAGE goes before REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY.
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name == CONFIGURATION_PATH:
             continue
         try:
-            changed = _apply_variable(changed, name, environ[name])
+            changed, trail = _apply_variable(changed, name, environ[name])
         except _Ignored as reason:
-            warnings.append(f"Ignoring {reason} environment variable {printable(name)}")
-    return changed, warnings
+            ignored.setdefault(str(reason), []).append(printable(name))
+        else:
+            changes.append((trail, name))
+    return Applied(changed, [_ignoring(reason, names) for reason, names in ignored.items()], changes)
+
+
+def _ignoring(reason: str, names: list[str]) -> str:
+    # One line for all of them: a Service called "registry" brings seven.
+    return f"Ignoring {reason} environment variable{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def writes_auth(environ: Mapping[str, str]) -> bool:
@@ -101,12 +124,12 @@ def override(document: Mapping[str, Any], key: str, value: Any) -> dict[str, Any
     Raises ConfigError naming the key when it is no setting or the value is wrong.
     """
     try:
-        return _assign(_spread(document), key.upper().split("."), lambda: value)
+        return _assign(_spread(document), key.upper().split("."), lambda: value)[0]
     except _Ignored:
         raise ConfigError(f"{printable(key)} is no setting") from None
 
 
-def _apply_variable(document: dict[str, Any], name: str, text: str) -> dict[str, Any]:
+def _apply_variable(document: dict[str, Any], name: str, text: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     label = printable(name)
 
     def parsed() -> Any:
@@ -125,8 +148,10 @@ def _apply_variable(document: dict[str, Any], name: str, text: str) -> dict[str,
         raise ConfigError(f"{label}: {error.message}") from None
 
 
-def _assign(document: dict[str, Any], pieces: list[str], value: Callable[[], Any]) -> dict[str, Any]:
-    """A document with the setting that `pieces` lead to; `value` is asked only when they lead somewhere."""
+def _assign(
+    document: dict[str, Any], pieces: list[str], value: Callable[[], Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A document with the setting that `pieces` lead to, and its keys; `value` is asked only when there is one."""
     if "" in pieces or pieces[0] == "VERSION":
         raise _Ignored("unrecognized")
     trail: list[str] = []
@@ -136,7 +161,7 @@ def _assign(document: dict[str, Any], pieces: list[str], value: Callable[[], Any
     except ValidationError as error:
         if problem := explain(error, at=tuple(trail)):
             raise ConfigError(problem) from None
-    return changed
+    return changed, tuple(trail)
 
 
 def _spread(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,15 @@ line. Reads the file it is told to and nothing else; does not look at the proces
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from hatoba.config.environment import apply, override, parse_yaml
+from hatoba.config.environment import override, parse_yaml, traced
+from hatoba.config.origins import Origin, Setting, effective
 from hatoba.config.settings import Settings, explain, ignored
 from hatoba.config.values import VERSION, parse_address, printable
 from hatoba.errors import ConfigError
@@ -22,11 +23,15 @@ from hatoba.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The settings in force, what to tell the operator about how they came to be, and whether a file was read."""
+    """The settings in force, what to tell the operator about how they came to be, and whether a file was read.
+
+    `listed` are the same settings one by one, each with where it came from.
+    """
 
     settings: Settings
     warnings: tuple[str, ...]
     from_file: bool
+    listed: tuple[Setting, ...] = field(default=(), compare=False, repr=False)
 
 
 def load(
@@ -40,16 +45,21 @@ def load(
 
     `overrides` maps dotted keys ("http.addr") to values; None means not given. Raises ConfigError.
     """
-    document, warnings = apply((base or {}) if path is None else read_document(path), environ)
+    applied = traced((base or {}) if path is None else read_document(path), environ)
+    document = applied.document
+    changes = [(trail, Origin("environment", name)) for trail, name in applied.changes]
     for key, value in (overrides or {}).items():
         if value is not None:
             document = override(document, key, value)
+            changes.append((tuple(key.split(".")), Origin("option", key)))
     try:
         settings = Settings.model_validate(document)
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
-    warnings += [f"{key} is not used by this version of hatoba" for key in ignored(document)]
-    return Loaded(settings=settings, warnings=tuple(warnings), from_file=path is not None)
+    written = Origin("default") if path is None else Origin("file", str(path))
+    listed = tuple(effective(settings, document, written, changes))
+    unused = [f"{key} is not used by this version of hatoba" for key in ignored(document)]
+    return Loaded(settings=settings, warnings=(*applied.warnings, *unused), from_file=path is not None, listed=listed)
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -71,6 +71,16 @@ def parse_duration(value: object) -> timedelta:
     return timedelta(microseconds=int((seconds * 10**6).to_integral_value()))
 
 
+def format_duration(value: timedelta) -> str:
+    """A length of time in the spelling that `parse_duration` reads: "1h30m", "8s", "0.5s"."""
+    microseconds = value // timedelta(microseconds=1)
+    hours, rest = divmod(microseconds, 3600 * 10**6)
+    minutes, rest = divmod(rest, 60 * 10**6)
+    seconds = f"{Decimal(rest) / 10**6:f}"
+    parts = [f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{seconds}s" if rest else ""]
+    return "".join(parts) or "0s"
+
+
 def parse_address(text: str) -> tuple[str, int]:
     """Host and port of "host:port"; an empty host means every interface, brackets go. Raises ValueError."""
     problem = "must be host:port such as :5000, 127.0.0.1:5000 or [::1]:5000"

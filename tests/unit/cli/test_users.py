@@ -1,7 +1,10 @@
 """`hatoba users`: what it says, where, and with which exit code."""
 
+import errno
+import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +21,8 @@ HASH = "$2y$04$" + "a" * 53
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):
-    monkeypatch.delenv("REGISTRY_AUTH_HTPASSWD_PATH", raising=False)
-    monkeypatch.delenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", raising=False)
+    for name in [name for name in os.environ if name.startswith("REGISTRY_")]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
 
@@ -39,10 +42,11 @@ def matches(path: Path, user: str, password: str) -> bool:
 class TestAdd:
     def test_adds_and_then_changes(self, path):
         result = run("add", "alice", "--password-stdin", "--file", str(path), stdin="first\n")
-        assert (result.exit_code, result.stdout, result.stderr) == (0, f"added alice to {path}\n", "")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"added alice to {path}\n")
         assert matches(path, "alice", "first")
         result = run("add", "alice", "--password-stdin", "--file", str(path), stdin="second\n")
-        assert (result.exit_code, result.stdout) == (0, f"changed the password of alice in {path}\n")
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr == f"changed the password of alice in {path}\n"
         assert matches(path, "alice", "second")
 
     @pytest.mark.parametrize("stdin", ["secret", "secret\n", "secret\r\n", "secret\nignored\n"])
@@ -69,15 +73,44 @@ class TestAdd:
         result = run("add", name, "--password-stdin", "--file", str(path), stdin=stdin)
         assert result.exit_code == 2
         assert result.stdout == ""
-        assert result.stderr.startswith(f"error: {message}")
+        assert result.stderr.startswith(f"hatoba: {message}")
         assert result.stderr.count("\n") == 1
         assert not path.exists()
 
-    def test_without_a_terminal(self, path):
+    def test_without_a_terminal_a_password_is_made_and_printed(self, path):
         result = run("add", "alice", "--file", str(path), stdin="secret\nsecret\n")
+        assert (result.exit_code, result.stderr) == (0, f"added alice to {path}\n")
+        password = result.stdout.removesuffix("\n")
+        assert re.fullmatch("[0-9a-f]{32}", password)
+        assert matches(path, "alice", password)
+        assert run("add", "bob", "--file", str(path)).stdout != result.stdout
+
+    def test_an_existing_user_gets_the_password_that_is_made(self, path):
+        path.write_text(f"# ours\nalice:{HASH}\nbob:{HASH}\n")
+        result = run("add", "alice", "--file", str(path))
+        assert (result.exit_code, result.stderr) == (0, f"changed the password of alice in {path}\n")
+        assert matches(path, "alice", result.stdout.removesuffix("\n"))
+        assert path.read_text().startswith("# ours\nalice:")
+        assert path.read_text().endswith(f"\nbob:{HASH}\n")
+
+    def test_a_password_that_was_made_for_nothing_is_not_printed(self, path):
+        path.mkdir()
+        result = run("add", "alice", "--file", str(path))
         assert (result.exit_code, result.stdout) == (2, "")
-        assert result.stderr == "error: there is no terminal to ask for the password on: use --password-stdin\n"
-        assert not path.exists()
+
+    def test_a_file_that_cannot_be_replaced_is_rewritten_in_place(self, path, monkeypatch):
+        """A file mounted by itself into a container: rename answers EBUSY."""
+        path.write_text(f"alice:{HASH}\n")
+        before = path.stat().st_ino
+
+        def replace(source, target):
+            raise OSError(errno.EBUSY, "mount point")
+
+        monkeypatch.setattr(Path, "replace", replace)
+        result = run("add", "bob", "--password-stdin", "--file", str(path), stdin="secret\n")
+        assert (result.exit_code, path.stat().st_ino) == (0, before)
+        assert matches(path, "bob", "secret")
+        assert [found.name for found in path.parent.iterdir()] == [path.name]
 
     @pytest.mark.parametrize(("second", "code"), [("secret", 0), ("other", None)])
     def test_asks_twice_on_a_terminal_and_shows_nothing(self, path, second, code):
@@ -133,17 +166,17 @@ class TestRemove:
     def test_removes(self, path):
         path.write_text(f"alice:{HASH}\nbob:{HASH}\n")
         result = run("remove", "alice", "--file", str(path))
-        assert (result.exit_code, result.stdout, result.stderr) == (0, f"removed alice from {path}\n", "")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"removed alice from {path}\n")
         assert path.read_text() == f"bob:{HASH}\n"
 
     def test_unknown_user(self, path):
         path.write_text(f"alice:{HASH}\n")
         result = run("remove", "bob", "--file", str(path))
-        assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"error: {path} has no user bob\n")
+        assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"hatoba: {path} has no user bob\n")
 
     def test_no_file(self, path):
         result = run("remove", "bob", "--file", str(path))
-        assert (result.exit_code, result.stderr) == (2, f"error: {path}: no such file\n")
+        assert (result.exit_code, result.stderr) == (2, f"hatoba: {path}: no such file\n")
 
 
 class TestList:
@@ -162,17 +195,26 @@ class TestList:
         path.write_text(f"a\x1b[2Jb:{HASH}\n")
         assert run("list", "--file", str(path)).stdout == "a\\x1b[2Jb\n"
 
+    def test_json(self, path):
+        path.write_text(f"old:plain\nadam:{HASH}\na\x1bb:{HASH}\n")
+        result = run("list", "--json", "--file", str(path))
+        assert json.loads(result.stdout) == [{"name": "adam"}, {"name": "a\x1bb"}]
+        assert "\x1b" not in result.stdout
+        assert result.stderr.startswith("warning: old cannot log in")
+        path.write_text("")
+        assert run("list", "--json", "--file", str(path)).stdout == "[]\n"
+
     def test_a_broken_file_is_named_without_its_content(self, path):
         path.write_text("hunter2\n")
         result = run("list", "--file", str(path))
         assert (result.exit_code, result.stdout) == (2, "")
-        assert result.stderr == f"error: {path}: line 1: there is no colon after a user's name\n"
+        assert result.stderr == f"hatoba: {path}: line 1: there is no colon after a user's name\n"
 
     def test_a_directory(self, path):
         path.mkdir()
         result = run("list", "--file", str(path))
         assert result.exit_code == 2
-        assert result.stderr.startswith(f"error: {path}: is a directory: Docker made it")
+        assert result.stderr.startswith(f"hatoba: {path}: is a directory: Docker made it")
 
 
 class TestWhichFile:
@@ -201,8 +243,37 @@ class TestWhichFile:
         assert run("list", "--root", str(tmp_path / "one")).stdout == "two-users\n"
         assert run("list", "--file", str(tmp_path / "three" / "x" / "users")).stdout == "three-users\n"
 
-    def test_empty_variables_say_nothing(self, tmp_path, monkeypatch):
+    def test_an_empty_folder_says_nothing(self, tmp_path, monkeypatch):
         self.put(tmp_path / "hatoba-data" / "hatoba" / "htpasswd")
-        monkeypatch.setenv("REGISTRY_AUTH_HTPASSWD_PATH", "")
         monkeypatch.setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", "")
+        monkeypatch.setenv("REGISTRY_CONFIGURATION_PATH", "")
         assert run("list").stdout == "hatoba-data-htpasswd\n"
+
+    def test_an_empty_path_is_refused_as_the_server_does(self, monkeypatch):
+        monkeypatch.setenv("REGISTRY_AUTH_HTPASSWD_PATH", "")
+        result = run("list")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "auth.htpasswd.realm is required" in result.stderr
+
+    def test_the_configuration_names_it(self, tmp_path, monkeypatch):
+        self.put(tmp_path / "one" / "x" / "users")
+        self.put(tmp_path / "two" / "x" / "users")
+        for name in ("one", "two"):
+            (tmp_path / f"{name}.yml").write_text(
+                f"version: 0.1\nauth: {{htpasswd: {{realm: r, path: {tmp_path / name / 'x' / 'users'}}}}}\n"
+            )
+        assert run("list", "--config", str(tmp_path / "one.yml")).stdout == "one-users\n"
+        monkeypatch.setenv("REGISTRY_CONFIGURATION_PATH", str(tmp_path / "two.yml"))
+        assert run("list").stdout == "two-users\n"
+        assert run("list", "--root", "elsewhere").stdout == "two-users\n"
+        assert run("list", "--config", str(tmp_path / "one.yml")).stdout == "one-users\n"
+        assert run("add", "eve", "--config", str(tmp_path / "one.yml")).exit_code == 0
+        assert run("list", "--config", str(tmp_path / "one.yml")).stdout == "one-users\neve\n"
+
+    def test_a_configuration_without_users(self, tmp_path):
+        path = tmp_path / "config.yml"
+        path.write_text("version: 0.1\n")
+        result = run("list", "--config", str(path))
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith("hatoba: auth.htpasswd is not configured")
+        assert result.stderr.count("\n") == 1

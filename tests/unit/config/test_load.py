@@ -77,6 +77,14 @@ def test_override_over_environment_over_file_over_default(write):
     assert loaded.warnings == ("Ignoring unrecognized environment variable REGISTRY_NONSENSE",)
 
 
+def test_one_warning_for_all_variables_that_lead_nowhere():
+    environ = {"REGISTRY_PORT": "tcp://10.0.0.1:5000", "REGISTRY_SERVICE_HOST": "10.0.0.1", "REGISTRY_AUTH": ""}
+    assert load(None, environ).warnings == (
+        "Ignoring empty environment variable REGISTRY_AUTH",
+        "Ignoring unrecognized environment variables REGISTRY_PORT, REGISTRY_SERVICE_HOST",
+    )
+
+
 def test_overrides_take_values_of_any_type():
     settings = load(None, {}, {"storage.filesystem.rootdirectory": Path("/x"), "http.relativeurls": True}).settings
     assert settings.storage.filesystem is not None
