@@ -59,9 +59,7 @@ def load(
     written = Origin("default") if path is None else Origin("file", str(path))
     listed = tuple(effective(settings, document, written, changes))
     unused = [f"{key} is not used by this version of hatoba" for key in ignored(document)]
-    return Loaded(
-        settings=settings, warnings=(*applied.warnings, *unused), from_file=path is not None, listed=listed
-    )
+    return Loaded(settings=settings, warnings=(*applied.warnings, *unused), from_file=path is not None, listed=listed)
 
 
 def read_document(path: Path) -> dict[str, Any]:
