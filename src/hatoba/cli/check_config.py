@@ -6,8 +6,8 @@ Owns how a setting is written for a person and as JSON. Secrets come here hidden
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -78,10 +78,14 @@ def _name(origin: Origin) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it; durations and paths as they are written in the file."""
+    """A value as JSON has it; durations, paths, networks and the like as they are written in the file."""
     if isinstance(value, timedelta):
         return format_duration(value)
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(entry) for entry in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -2,11 +2,15 @@
 
 import json
 import os
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from hatoba.cli import hatoba_app
+from hatoba.cli.check_config import _plain
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +114,11 @@ def test_values_are_written_as_in_the_file(config):
     assert line(result, "http.draintimeout")[0] == "1m30s"
     assert rows(path)["http.headers.X-A"]["value"] == ["b", "c"]
     assert line(result, "http.prefix")[0] == '""'
+
+
+def test_a_value_of_any_type_is_json():
+    value = {"a": (ip_network("10.0.0.0/8"), Path("/x")), "b": [timedelta(seconds=8), None, True, 1]}
+    assert _plain(value) == {"a": ["10.0.0.0/8", "/x"], "b": ["8s", None, True, 1]}
 
 
 def test_a_value_cannot_write_to_the_terminal(config):
