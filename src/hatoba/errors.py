@@ -193,6 +193,9 @@ class Unavailable(RegistryError):
 
     code, status, text = "UNAVAILABLE", 503, "service unavailable"
 
+    def __init__(self, message: str = "", detail: Any = None, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message, detail, headers or (("Retry-After", "1"),))
+
 
 class InsufficientStorage(RegistryError):
     """The disk is full; the upload is cut back to its last acknowledged offset."""

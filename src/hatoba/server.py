@@ -23,7 +23,7 @@ from typing import Any
 
 import structlog
 from granian.constants import HTTPModes, Interfaces, Loops
-from granian.http import HTTP1Settings, HTTP2Settings
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
@@ -34,7 +34,6 @@ from hatoba.web.app import App
 from hatoba.web.messages import Receive, Scope, Send
 
 _BACKPRESSURE = 16_384
-_MIB = 1024 * 1024
 _READY_SECONDS = 30.0
 
 Address = tuple[str, int] | Path  # host and port, or a socket's path
@@ -56,8 +55,8 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
     _raise_descriptor_limit()
     with _only_server(root):
         address = _claim(settings.http.socket_path) if settings.http.socket_path else _probe(*settings.http.listen)
-        asyncio.run(wiring.prepare(settings))
         announce()
+        asyncio.run(wiring.prepare(settings))
         reading, writing = os.pipe()
         first = multiprocessing.Value("b", 1)  # whoever sees it first says that the port is open
 
@@ -128,15 +127,13 @@ def _server(settings: Settings, address: Address) -> MPServer:
         interface=Interfaces.ASGI,
         workers=settings.hatoba.workers,
         loop=Loops.asyncio,
-        http=HTTPModes.auto,
+        http=HTTPModes.http1,  # else a connection that sends nothing is never timed out
         websockets=False,
         backlog=1024,
         backpressure=max(16, min(limit // 2, _BACKPRESSURE)),
         http1_settings=HTTP1Settings(
             header_read_timeout=round(settings.hatoba.limits.headertimeout.total_seconds() * 1000)
         ),
-        # One unread stream must not stall its connection: the connection's window holds sixteen of them.
-        http2_settings=HTTP2Settings(initial_stream_window_size=_MIB, initial_connection_window_size=16 * _MIB),
         log_level=LogLevels.error,
         log_dictconfig={
             "version": 1,

@@ -84,7 +84,10 @@ def configure(path: Path | None, root: Path | None, options: Mapping[str, object
     if not environ.get(_ROOT_VARIABLE):
         # Left empty it would take away the folder of the first run, and so part it from its htpasswd file.
         environ.pop(_ROOT_VARIABLE, None)
-    folder = root or Path(environ.get(_ROOT_VARIABLE, DEFAULT_ROOT))
+    # Here alone the variable goes before the option: it is how an image names its volume.
+    folder = root or DEFAULT_ROOT
+    if _ROOT_VARIABLE in environ:
+        folder, overrides[_ROOT_KEY] = Path(environ[_ROOT_VARIABLE]), None
     return Configured(load(None, environ, overrides, base=first_run_document(folder, ADDR)), first_run=True)
 
 

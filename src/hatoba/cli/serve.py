@@ -45,8 +45,8 @@ def _run(path: Path | None, root: Path | None, options: Mapping[str, object]) ->
     telemetry.configure(settings.log.level, settings.log.formatter, settings.log.fields)
     for warning in configured.loaded.warnings:
         structlog.stdlib.get_logger("hatoba").warning(warning)
-    made = _make_passwords(settings)
-    server.serve(settings, lambda: _announce(settings, made, first_run=configured.first_run))
+    # The file is made once nothing stands in the way of showing its password, which is shown only then.
+    server.serve(settings, lambda: _announce(settings, _make_passwords(settings), first_run=configured.first_run))
 
 
 def _make_passwords(settings: Settings) -> str | None:
@@ -66,7 +66,8 @@ def _announce(settings: Settings, made: str | None, *, first_run: bool) -> None:
         log.warning("NO AUTHENTICATION: everybody who reaches this address may push and delete", addr=addr)
     if settings.auth.htpasswd is not None and made is not None and not first_run:
         path = str(settings.auth.htpasswd.path)
-        log.warning("htpasswd file was missing and has been made", path=path, user=_ADMIN, password=made)
+        # At a level that no setting hides: it is never shown again.
+        log.error("htpasswd file was missing and has been made", path=path, user=_ADMIN, password=made)
     if first_run:
         sys.stdout.write(_first_words(settings, made))
         sys.stdout.flush()

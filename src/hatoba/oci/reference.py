@@ -28,9 +28,14 @@ _FALLBACK = re.compile(r"(sha256-[0-9a-f]{64}|sha512-[0-9a-f]{64})", re.ASCII)
 
 def parse_name(text: str) -> RepositoryName:
     """A repository name; raises NameInvalid."""
-    if len(text) > _LONGEST_NAME or not _NAME.fullmatch(text):
+    if not is_name(text):
         raise NameInvalid(detail={"name": text[:_LONGEST_NAME]})
     return RepositoryName(text)
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` is a repository name."""
+    return len(text) <= _LONGEST_NAME and _NAME.fullmatch(text) is not None
 
 
 def parse_tag(text: str) -> Tag:

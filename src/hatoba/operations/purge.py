@@ -32,4 +32,6 @@ async def purge_uploads(
             await driver.stale(_STALE_SECONDS)
         except (RegistryError, OutOfSpace) as error:
             log.error("purging failed; trying again at the next turn", reason=str(error))
+        except Exception:
+            log.exception("purging failed; trying again at the next turn")
         await asyncio.sleep(interval.total_seconds())

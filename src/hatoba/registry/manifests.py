@@ -75,6 +75,14 @@ class _NotStagedError(Exception):
     """The manifest's file was there before the transaction and is not any more."""
 
 
+class _FilesLostError(Exception):
+    """Some of what is missing has a row that says otherwise; the transaction must end before that is mended."""
+
+    def __init__(self, missing: list[str], lost: list[Digest]) -> None:
+        super().__init__()
+        self.missing, self.lost = missing, lost
+
+
 class Manifests:
     """The manifests of repositories."""
 
@@ -98,9 +106,11 @@ class Manifests:
 
     async def get(self, repository: RepositoryName, reference: Reference) -> StoredManifest:
         """The manifest under a tag or digest; raises ManifestUnknown. At most one SELECT."""
+        fresh: ManifestBody | None = None
 
         async def load() -> _Found | None:
-            row = await self._select(repository, reference)
+            nonlocal fresh
+            fresh = row = await self._select(repository, reference)
             if row is None:
                 return None
             self._bodies.put(row.digest, row.body)
@@ -109,7 +119,7 @@ class Manifests:
         found = await self._answers.get(("manifest", repository, str(reference)), load)
         if found is None:
             raise ManifestUnknown(detail={"reference": str(reference)})
-        body = self._bodies.get(found.digest)
+        body = fresh.body if fresh else self._bodies.get(found.digest)
         if body is None:
             row = await self._select(repository, Digest.parse(found.digest))
             if row is None:
@@ -209,10 +219,10 @@ class Manifests:
                     )
                 except _NotStagedError:
                     known = None
-        except ManifestBlobUnknown as error:
-            for missing in error.detail:
-                await self._blobs.report_missing(Digest.parse(missing))
-            raise
+        except _FilesLostError as error:
+            for lost in error.lost:
+                await self._blobs.report_missing(lost)
+            raise ManifestBlobUnknown(detail=error.missing) from None
         finally:
             if staged is not None:
                 await self._driver.remove(staged)
@@ -232,10 +242,8 @@ class Manifests:
         repository_id, _ = await repositories.ensure(transaction, push.repository, row.pushed_at)
         await manifests.keep_body(transaction, digest, push.body)
         await manifests.upsert(transaction, repository_id, row)
-        for reference in parsed.references:
-            await manifests.add_reference(
-                transaction, repository_id, digest, reference.descriptor.digest, reference.kind
-            )
+        for referenced, kind in dict.fromkeys((r.descriptor.digest, r.kind) for r in parsed.references):
+            await manifests.add_reference(transaction, repository_id, digest, referenced, kind)
         marks = [await mirror.mark(transaction, push.repository, "revision", row.digest, row.pushed_at)]
         for tag in names:
             move = tags.Move(push.repository, tag, row.pushed_at, push.actor)
@@ -247,6 +255,7 @@ class Manifests:
         self, transaction: Transaction, repository: RepositoryName, parsed: ParsedManifest, row: ManifestRow
     ) -> None:
         missing: dict[str, None] = {}
+        lost: list[Digest] = []
         # A layer may come many times, some images repeat an empty one; once is enough, the write lock is held.
         for reference in {
             (r.descriptor.digest, r.kind, self._validation.required(r)): r for r in parsed.references
@@ -255,9 +264,13 @@ class Manifests:
             find = blobs.find_manifest if reference.kind == "manifest" else blobs.find_linked
             found = await find(transaction, repository, digest)
             whole = found is not None and found.ready and await self._driver.stat(found.key) == found.size
+            if found is not None and found.ready and not whole:
+                lost.append(digest)
             there = whole and await blobs.touch(transaction, digest, row.pushed_at)
             if not there and self._validation.required(reference):
                 missing[str(digest)] = None
+        if missing and lost:
+            raise _FilesLostError(list(missing), lost)
         if missing:
             raise ManifestBlobUnknown(detail=list(missing))
 

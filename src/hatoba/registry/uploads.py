@@ -33,7 +33,7 @@ from hatoba.errors import (
     TooManyRequests,
 )
 from hatoba.oci.digest import CANONICAL, Digest
-from hatoba.oci.reference import RepositoryName
+from hatoba.oci.reference import RepositoryName, is_name
 from hatoba.registry.blobs import Blobs
 from hatoba.registry.intake import Intake, LiveHashers, read_back
 from hatoba.registry.ports import BodyInterrupted, Chunk, Links
@@ -184,7 +184,7 @@ class Uploads:
         async for key in self._driver.walk(layout.REPOSITORIES):
             folder, found, rest = key.partition("/_uploads/")
             repository, upload_id = folder.removeprefix(f"{layout.REPOSITORIES}/"), rest.partition("/")[0]
-            if not found or (repository, upload_id) in seen:
+            if not found or (repository, upload_id) in seen or not is_name(repository):
                 continue
             seen.add((repository, upload_id))
             if await self._abandoned(repository, upload_id, now() - age):

@@ -18,6 +18,9 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[str, str]]
 
 
+_DRAIN_SECONDS = 1.0  # for a short body that was announced and does not come: the answer need not wait for it
+
+
 class ClientGone(Exception):
     """The client closed the connection, or sent nothing for the stall time-out (`stalled`)."""
 
@@ -55,6 +58,7 @@ class Request:
         self.repository = ""
         self.body_read = False
         self.cut_short = False
+        self.stalled = False
         self._receive = receive
         self._stall_seconds = stall_seconds
         self._query: list[tuple[str, str]] | None = None
@@ -103,6 +107,7 @@ class Request:
                 async with asyncio.timeout(self._stall_seconds):
                     message = await self._receive()
             except TimeoutError:
+                self.stalled = True
                 raise ClientGone(stalled=True) from None
             if message["type"] != "http.request":
                 raise ClientGone(stalled=False)
@@ -133,6 +138,15 @@ class Request:
         return not self.cut_short
 
     async def _drain(self, limit: int) -> bool:
+        if self.stalled:
+            return False
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                return await self._read_rest(limit)
+        except TimeoutError:
+            return False
+
+    async def _read_rest(self, limit: int) -> bool:
         try:
             announced = self.length_bytes
             if announced is not None and announced > limit:

@@ -6,6 +6,7 @@ Once an answer has begun there is no second one: what fails then is logged and t
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections import deque
 
 import structlog
@@ -46,7 +47,8 @@ class BlobSender:
     """
 
     def __init__(self, most: int = _MOST_LINGERING, linger_seconds: float = _LINGER_SECONDS) -> None:
-        self._most = most
+        # A part of what the process may open, so that clients who come and go at once leave enough for the others.
+        self._most = min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
         self._linger_seconds = linger_seconds
         self._lingering: deque[tuple[float, OpenBlob]] = deque()
         self._timer: asyncio.TimerHandle | None = None
