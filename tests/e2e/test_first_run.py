@@ -144,6 +144,7 @@ def test_port_in_use(start, e2e, tmp_path):
     assert f"127.0.0.1:{port}" in line
     assert "--addr" in line
     assert "password" not in server.out
+    assert not (tmp_path / "hatoba-data/hatoba/htpasswd").exists(), "its password would never be shown"
 
 
 @pytest.mark.parametrize("program", ["HATOBA", "REGISTRY"])
@@ -242,6 +243,17 @@ def test_users_change_while_two_workers_serve(serving, hatoba, free_port, home):
         hatoba("users", "remove", "bob")
         # After some of these the door closes: 429, which is no way in either.
         assert {get(server.host, "/v2/", "bob", "correct horse") for _ in range(20)} <= {401, 429}
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"PRI * HT", b"GET /v2/ HTTP/1.1\r\nHost: x\r\n"])
+def test_connection_that_sends_no_request_is_closed(serving, config, free_port, sent):
+    addr = f"127.0.0.1:{free_port()}"
+    path = config(f"http: {{addr: '{addr}'}}\nhatoba: {{limits: {{headertimeout: 1s}}}}\n")
+    host, port = addr.split(":")
+    with serving(None, path), socket.create_connection((host, int(port)), 20) as connection:
+        connection.sendall(sent)
+        while connection.recv(4096):
+            pass
 
 
 @pytest.mark.parametrize("workers", [1, 2])

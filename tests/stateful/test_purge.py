@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import apsw
@@ -125,3 +126,14 @@ async def test_touch_that_changes_no_row_links_nothing(worker, kit, rows, monkey
     assert asked
     assert rows("SELECT count(*) FROM blobs WHERE state = 'ready'")[0][0] >= 1
     assert rows("SELECT count(*) FROM tags WHERE name = 'w'") == [(0,)]
+
+
+async def test_names_that_are_no_repositorys_are_left_alone(worker, tree):
+    one = await worker()
+    await one.push_image("v")
+    odd = tree / "repositories" / os.fsdecode(b"\xff") / "_uploads/u"
+    odd.mkdir(parents=True)
+    (odd / "data").write_bytes(b"bytes")
+    docker_session(tree, "old", "2020-01-01T00:00:00Z")
+    assert await one.uploads.purge_files(WEEK) == 1
+    assert (odd / "data").exists()
