@@ -257,17 +257,16 @@ class Manifests:
         missing: dict[str, None] = {}
         lost: list[Digest] = []
         # A layer may come many times, some images repeat an empty one; once is enough, the write lock is held.
-        for reference in {
-            (r.descriptor.digest, r.kind, self._validation.required(r)): r for r in parsed.references
-        }.values():
-            digest = reference.descriptor.digest
-            find = blobs.find_manifest if reference.kind == "manifest" else blobs.find_linked
+        for digest, kind, required in dict.fromkeys(
+            (r.descriptor.digest, r.kind, self._validation.required(r)) for r in parsed.references
+        ):
+            find = blobs.find_manifest if kind == "manifest" else blobs.find_linked
             found = await find(transaction, repository, digest)
             whole = found is not None and found.ready and await self._driver.stat(found.key) == found.size
             if found is not None and found.ready and not whole:
                 lost.append(digest)
             there = whole and await blobs.touch(transaction, digest, row.pushed_at)
-            if not there and self._validation.required(reference):
+            if not there and required:
                 missing[str(digest)] = None
         if missing and lost:
             raise _FilesLostError(list(missing), lost)
