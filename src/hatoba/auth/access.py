@@ -78,8 +78,8 @@ class BasicAccess:
     """`auth: htpasswd`: whoever has a password may do everything.
 
     Docker sends the same header with every request, so the headers last found right are kept, by a keyed hash, each
-    pointing at what `htpasswd` has verified: it counts only as long as that does. Whatever is known to be right is
-    let in however many `guesses` failed; all else is not even checked while there were too many.
+    pointing at what `htpasswd` has verified: it counts only as long as that does. While too many `guesses` of an
+    account have failed from an address, what was right from there before is let in; all else is not even checked.
     """
 
     def __init__(self, htpasswd: Htpasswd, realm: str, guesses: Guesses, *, keep_most: int = 1024) -> None:
@@ -109,7 +109,7 @@ class BasicAccess:
 
     def cached(self, authorization: str | None) -> str | Miss:
         """See `Access.cached`."""
-        if authorization is None:
+        if authorization is None or self._guesses.any_closed:
             return Miss.MISS
         header = self._header(authorization)
         known = self._headers.get(header)
@@ -124,7 +124,7 @@ class BasicAccess:
 
     async def _verify(self, user: str, password: str, address: str) -> bool:
         key = self._htpasswd.key_of(user, password)
-        if self._htpasswd.is_verified(key):  # another spelling of a header that is known
+        if self._htpasswd.is_verified(key) and self._guesses.lets_in(user, address, key):
             return True
         guess = self._guesses.begin(user, address, key)
         failed = True  # so it counts when the client goes away: it may ask for the outcome by the cache

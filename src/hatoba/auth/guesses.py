@@ -14,6 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 from hatoba.errors import TooManyRequests
 
@@ -30,7 +31,8 @@ class Guesses:
     """Lets each account and address fail `most` times in any `seconds`. For one event loop.
 
     Unknown accounts count like known ones, so that nothing tells them apart. The `keep_most` accounts that failed last
-    are remembered: more than bcrypt can check in a minute, so forgetting cannot be brought about.
+    are remembered: more than bcrypt can check in a minute, so forgetting cannot be brought about. Remembered too are as
+    many passwords that were right, each with its account.
     """
 
     def __init__(
@@ -48,6 +50,22 @@ class Guesses:
         self._secret = secrets.token_bytes(32)
         self._failures: OrderedDict[bytes, deque[float]] = OrderedDict()  # account: when, the oldest first
         self._open: dict[bytes, dict[bytes, Guess]] = {}  # account: the guesses that are being checked
+        self._right: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()  # account and password
+        self._closed_until = -math.inf
+
+    @property
+    def any_closed(self) -> bool:
+        """Whether any account may be closed now; costs nothing, for every request asks."""
+        return self._clock() < self._closed_until
+
+    def lets_in(self, user: str, address: str, key: bytes) -> bool:
+        """Whether the password behind `key`, known to be right, may be taken as such without another guess.
+
+        Where the account is closed only if it was found right from that address: elsewhere the answer would tell a
+        guesser, whom nothing slows here, that he has hit upon the password that its owner uses at this moment.
+        """
+        account = self._account(user, address)
+        return len(self._recent(account)) < self._most or (account, key) in self._right
 
     def begin(self, user: str, address: str, key: bytes) -> Guess:
         """Take up a guess before it is checked; `key` says which password it is. Each must come to its `end`.
@@ -79,10 +97,14 @@ class Guesses:
         if not under_way:
             del self._open[guess.account]
         if failed:
-            self._failures.setdefault(guess.account, deque(maxlen=self._most)).append(self._clock())
-            self._failures.move_to_end(guess.account)
-            if len(self._failures) > self._keep_most:
-                self._failures.popitem(last=False)
+            failures = self._failures.setdefault(guess.account, deque(maxlen=self._most))
+            failures.append(self._clock())
+            if len(failures) >= self._most:
+                self._closed_until = self._clock() + self._seconds
+            _keep_newest(self._failures, guess.account, self._keep_most)
+        else:
+            self._right.setdefault((guess.account, guess.key))
+            _keep_newest(self._right, (guess.account, guess.key), self._keep_most)
 
     def _recent(self, account: bytes) -> deque[float]:
         failures = self._failures.get(account)
@@ -99,6 +121,12 @@ class Guesses:
         # The address goes first: it holds no NUL, and a name may hold anything.
         parts = f"{_place(address)}\0{user}".encode("utf-8", "surrogatepass")
         return hmac.digest(self._secret, parts, "sha256")
+
+
+def _keep_newest(kept: OrderedDict[Any, Any], newest: object, most: int) -> None:
+    kept.move_to_end(newest)
+    if len(kept) > most:
+        kept.popitem(last=False)
 
 
 def _place(address: str) -> str:

@@ -182,7 +182,7 @@ class Htpasswd:
         while True:
             self._refresh()
             stored = self._users.get(user)
-            key = self.key_of(user, password)
+            key = self._key(user, password)
             if self._is_kept(key):
                 return True
             flight = self._fly(key, _checked_bytes(password), stored)
@@ -196,6 +196,10 @@ class Htpasswd:
 
     def key_of(self, user: str, password: str) -> bytes:
         """What `is_verified` knows these credentials by, while the user's hash in the file stays the same."""
+        self._refresh()
+        return self._key(user, password)
+
+    def _key(self, user: str, password: str) -> bytes:
         stored = self._users.get(user, self._decoy)
         # Unambiguous: a password holds no NUL and the hashes are all of one length.
         parts = (user.encode("utf-8", "surrogatepass"), b"\0", _checked_bytes(password), stored)

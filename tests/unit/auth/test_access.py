@@ -294,15 +294,33 @@ class TestGuessing:
         clock.now += 60
         assert await access.authorize(header, "pull", None, ADDRESS) == "alice"
 
-    async def test_a_right_password_that_is_cached_is_never_refused(self, access, check):
+    async def test_what_was_right_from_there_stays_so(self, access, check):
         header = basic("zoë", "pässwort")
         await access.authorize(header, "pull", None, ADDRESS)
         await self.fail(access, "zoë")
         await self.closed(access, basic("zoë", "wrong"))
-        assert access.cached(header) == "zoë"
         assert await access.authorize(header, "pull", None, ADDRESS) == "zoë"
         assert await access.authorize(basic("zoë", "pässwort", "latin-1"), "pull", None, ADDRESS) == "zoë"
         assert check.calls == 11
+
+    async def test_nobody_learns_of_a_password_that_is_used_elsewhere(self, access, check):
+        header = basic("alice", "se:cret")
+        await access.authorize(header, "pull", None, ELSEWHERE)
+        await self.fail(access)
+        assert access.cached(header) is Miss.MISS
+        assert await self.closed(access, header) == 60
+        assert await access.authorize(header, "pull", None, ELSEWHERE) == "alice"
+        assert check.calls == 11
+
+    async def test_the_fast_path_is_back_when_all_are_open_again(self, access, clock):
+        header = basic("alice", "se:cret")
+        await access.authorize(header, "pull", None, ADDRESS)
+        await self.fail(access, times=9)
+        assert access.cached(header) == "alice"
+        await self.fail(access, times=1)
+        assert access.cached(header) is Miss.MISS
+        clock.now += 60
+        assert access.cached(header) == "alice"
 
     async def test_other_accounts_and_addresses_stay_open(self, access):
         await self.fail(access)

@@ -101,6 +101,9 @@ def test_memory_is_bounded(clock):
     assert all(len(failures) <= 2 for failures in guesses._failures.values())
     assert [is_open(guesses, f"user{number}") for number in range(5, 10)] == [True, True, False, False, False]
     assert guesses._open == {}
+    for number in range(10):
+        guesses.end(guesses.begin("alice", f"203.0.113.{number}", b"right"), failed=False)
+    assert len(guesses._right) == 3
 
 
 def test_what_is_over_is_forgotten_when_asked(guesses, clock):
