@@ -49,6 +49,7 @@ ON_PURPOSE = (
     ({"os.open"}, "hatoba/blobs/filesystem.py", {"open"}),
     (OPEN, "hatoba/operations/mirror.py", {"_locked"}),  # an empty file of ours
     (OPEN, "hatoba/operations/verify.py", {"follow_links"}),  # the same, once a start
+    (OPEN, "hatoba/operations/heal.py", {"heal_missing"}),  # the same
     (OPEN | {"os.stat", "io.BufferedReader.read"}, "hatoba/auth/htpasswd.py", {"_refresh"}),  # read when changed
     ({"os.write"}, "hatoba/telemetry.py", {"flush"}),  # the access log, four times a second
 )

@@ -25,6 +25,7 @@ from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
 from hatoba.db.sqlite import Sqlite
 from hatoba.errors import RegistryError, StartError, Unavailable
+from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.purge import purge_uploads
 from hatoba.operations.verify import follow_links
@@ -130,6 +131,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         stack.push_async_callback(_last_settle, mirror)
         await stack.enter_async_context(_background(mirror.run()))
         await stack.enter_async_context(_background(follow_links(database, driver, mirror, _own(root) / "locks")))
+        await stack.enter_async_context(_background(heal_missing(database, driver, _own(root) / "locks")))
         if purging.enabled:
             await stack.enter_async_context(
                 _background(purge_uploads(uploads, driver, purging.age, purging.interval, dry_run=purging.dryrun))

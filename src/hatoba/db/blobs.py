@@ -90,6 +90,16 @@ async def mark_missing(transaction: Transaction, digest: Digest) -> bool:
     return changed == 1
 
 
+async def missing(reader: Reader, after: str, limit: int) -> list[BlobRow]:
+    """Blobs whose files were found missing, in byte order of their digests, after `after`."""
+    rows = await reader.all(
+        "SELECT digest, key, size FROM blobs WHERE state = 'missing' AND digest > :after ORDER BY digest LIMIT :limit",
+        after=after,
+        limit=limit,
+    )
+    return [BlobRow(row[0], row[1], row[2], ready=False) for row in rows]
+
+
 async def link(transaction: Transaction, repository_id: int, digest: Digest, at: datetime) -> bool:
     """Let a repository read the blob; False when it could."""
     changed = await transaction.run(

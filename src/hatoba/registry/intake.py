@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from hatoba.blobs.driver import BlobWriter
+from hatoba.blobs.driver import BlobReader, BlobWriter
 from hatoba.cancellation import outlast
 from hatoba.oci.digest import Hasher, hasher
 
@@ -114,13 +114,18 @@ class LiveHashers:
         self._kept.pop(upload_id, None)
 
 
-async def read_back(writer: BlobWriter, size: int, algorithm: str, pool: ThreadPoolExecutor) -> str:
-    """The hex digest of the upload's first `size` bytes, read from where they lie."""
+async def read_back(
+    source: BlobReader | BlobWriter, size: int, algorithm: str, pool: ThreadPoolExecutor | None = None
+) -> str:
+    """The hex digest of the first `size` bytes of a blob or an upload, read from where they lie.
+
+    Hashed on `pool`, or the loop's own.
+    """
     found = hasher(algorithm)
     loop = asyncio.get_running_loop()
     offset = 0
     while offset < size:
-        block = await writer.read(offset, min(_READ_BACK_BYTES, size - offset))
+        block = await source.read(offset, min(_READ_BACK_BYTES, size - offset))
         if not block:
             break  # shorter than its row: the digest differs, and the caller looks at the size
         await loop.run_in_executor(pool, _update, found, (block,))

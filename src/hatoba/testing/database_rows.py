@@ -99,11 +99,16 @@ class RowsContract:
         assert await _blob_times(database) == (LATER, AT)
         assert await database.write(lambda t: blobs.mark_missing(t, _LAYER))
         assert not await database.write(lambda t: blobs.mark_missing(t, _LAYER))
-        assert await blobs.find(database, _LAYER) == BlobRow(str(_LAYER), "here", 7, ready=False)
+        lost = BlobRow(str(_LAYER), "here", 7, ready=False)
+        assert await blobs.find(database, _LAYER) == lost
+        assert await blobs.missing(database, "", 5) == [lost]
+        assert await blobs.missing(database, str(_LAYER), 5) == []
+        assert await blobs.missing(database, "", 0) == []
         assert not await database.write(lambda t: blobs.touch(t, _LAYER, LATER + _SECOND)), "nothing to link"
         assert await _blob_times(database) == (LATER, AT)
         await database.write(lambda t: blobs.make_ready(t, _LAYER, "there", 8, LATER + _SECOND))
         assert await blobs.find(database, _LAYER) == BlobRow(str(_LAYER), "there", 8, ready=True)
+        assert await blobs.missing(database, "", 5) == []
         assert await _blob_times(database) == (LATER + _SECOND, AT)
 
     async def test_a_repository_reads_what_it_is_linked_to(self, database: Database) -> None:

@@ -29,6 +29,7 @@ CONTENT = {
     "blobs.make_ready": lambda on: blobs.make_ready(on, DIGEST, "key", 1, AT),
     "blobs.touch": lambda on: blobs.touch(on, DIGEST, AT),
     "blobs.mark_missing": lambda on: blobs.mark_missing(on, DIGEST),
+    "blobs.missing": lambda on: blobs.missing(on, "", 5),
     "blobs.link": lambda on: blobs.link(on, 1, DIGEST, AT),
     "blobs.unlink": lambda on: blobs.unlink(on, 1, DIGEST),
     "blobs.referencing": lambda on: blobs.referencing(on, 1, DIGEST, 5),

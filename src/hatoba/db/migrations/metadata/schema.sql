@@ -16,6 +16,7 @@ CREATE TABLE blobs (
   linked_at INTEGER NOT NULL,
   created_at INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX blobs_missing ON blobs (digest) WHERE state = 'missing';
 
 -- A repository may read this layer or config.
 CREATE TABLE repository_blobs (
