@@ -325,6 +325,21 @@ async def test_fallback_of_an_absent_subject(wire, kit):
     assert [entry["digest"] for entry in (await referrers(wire, kit, subject))[0]] == [old.digest]
 
 
+async def test_pages_of_rows_and_fallback(wire, kit):
+    """A page that large annotations end early leaves nothing out of the tag's index either."""
+    subject, *old = [await wire.push_image() for _ in range(7)]
+    await push_fallback(wire, kit, subject.digest, old)
+    config = await wire.push_blob(kit.Content(b"{}", kit.EMPTY_CONFIG))
+    fat = []
+    for number in range(6):
+        annotations = {"fill": "x" * 1_500_000, "number": str(number)}
+        fat.append(kit.manifest_of(config, [], subject=subject.descriptor, annotations=annotations))
+        assert (await wire.push_manifest(fat[-1])).status_code == 201
+    pages = await wire.pages(f"/v2/{wire.repository}/referrers/{subject.digest}", "manifests")
+    assert len(pages) > 2
+    assert [entry["digest"] for page in pages for entry in page] == sorted(one.digest for one in [*old, *fat])
+
+
 async def test_pages_with_a_filter(wire, kit):
     subject = await wire.push_image()
     config = await wire.push_blob(kit.Content(b"{}", kit.EMPTY_CONFIG))

@@ -131,20 +131,45 @@ async def delete(transaction: Transaction, repository_id: int, digest: Digest) -
     return changed == 1
 
 
-async def referrers(  # noqa: PLR0913, PLR0917  what a page is asked by
-    reader: Reader, repository: str, subject: Digest, artifact_type: str | None, after: str, limit: int
-) -> list[Row]:
-    """(digest, media type, size, artifact type, annotations JSON) of manifests with this subject, in byte order."""
-    return await reader.all(
-        "SELECT m.digest, m.media_type, m.size, m.artifact_type, m.annotations FROM repositories AS r "
-        "JOIN manifests AS m ON m.repository_id = r.id AND m.subject = :subject AND m.digest > :after "
-        "WHERE r.name = :repository AND (:artifact_type IS NULL OR m.artifact_type = :artifact_type) "
-        "ORDER BY m.digest LIMIT :limit",
-        repository=repository,
-        subject=subject,
-        artifact_type=artifact_type,
+@dataclass(frozen=True, slots=True)
+class Referring:
+    """Whose referrers are asked for: manifests of `repository` with this subject and, unless None, artifact type."""
+
+    repository: str
+    subject: Digest
+    artifact_type: str | None
+
+
+_REFERRING = (
+    "FROM repositories AS r JOIN manifests AS m ON m.repository_id = r.id AND m.subject = :subject "
+    "AND m.digest > :after {}"
+    "WHERE r.name = :repository AND (:artifact_type IS NULL OR m.artifact_type = :artifact_type) ORDER BY m.digest "
+)
+
+
+async def referrer_sizes(reader: Reader, asked: Referring, after: str, limit: int) -> list[tuple[str, int]]:
+    """(digest, bytes of its annotations' JSON) of what refers to the subject, in byte order, without reading these."""
+    rows = await reader.all(
+        "SELECT m.digest, octet_length(COALESCE(m.annotations, '')) " + _REFERRING.format("") + "LIMIT :limit",
+        repository=asked.repository,
+        subject=asked.subject,
+        artifact_type=asked.artifact_type,
         after=after,
         limit=limit,
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def referrers(reader: Reader, asked: Referring, after: str, through: str) -> list[Row]:
+    """(digest, media type, size, artifact type, annotations' JSON) of these, after `after` up to `through`."""
+    return await reader.all(
+        "SELECT m.digest, m.media_type, m.size, m.artifact_type, m.annotations "
+        + _REFERRING.format("AND m.digest <= :through "),
+        repository=asked.repository,
+        subject=asked.subject,
+        artifact_type=asked.artifact_type,
+        after=after,
+        through=through,
     )
 
 
@@ -159,16 +184,19 @@ async def held(reader: Reader, repository: str, digest: Digest) -> bool:
     return row is not None
 
 
-async def held_besides(reader: Reader, repository: str, digest: Digest, subject: Digest) -> bool:
-    """Whether the repository holds the manifest and its own `subject` is another or none."""
-    row = await reader.one(
-        "SELECT 1 FROM repositories AS r JOIN manifests AS m ON m.repository_id = r.id AND m.digest = :digest "
-        "WHERE r.name = :repository AND (m.subject IS NULL OR m.subject <> :subject)",
+async def listed_besides(reader: Reader, repository: str, index: Digest, subject: Digest, after: str) -> list[str]:
+    """Digests that `index` lists and the repository holds, unless their own `subject` is this one; in byte order."""
+    rows = await reader.all(
+        "SELECT DISTINCT c.digest FROM repositories AS r "
+        "JOIN manifest_references AS c ON c.repository_id = r.id AND c.manifest = :index AND c.digest > :after "
+        "JOIN manifests AS m ON m.repository_id = r.id AND m.digest = c.digest "
+        "WHERE r.name = :repository AND (m.subject IS NULL OR m.subject <> :subject) ORDER BY c.digest",
         repository=repository,
-        digest=digest,
+        index=index,
         subject=subject,
+        after=after,
     )
-    return row is not None
+    return [row[0] for row in rows]
 
 
 async def digests(reader: Reader, repository: str, after: str, limit: int) -> list[str]:

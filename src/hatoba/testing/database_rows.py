@@ -11,13 +11,14 @@ from datetime import UTC, datetime, timedelta
 from hatoba.db import blobs, manifests, mirror, repositories, tags, uploads
 from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Transaction, from_micros
-from hatoba.db.manifests import ManifestBody, ManifestRow
+from hatoba.db.manifests import ManifestBody, ManifestRow, Referring
 from hatoba.db.tags import Move
 from hatoba.db.uploads import UploadRow
 from hatoba.oci.digest import Digest
 
 AT = datetime(2026, 5, 6, 7, 8, 9, 101112, tzinfo=UTC)
 LATER = AT + timedelta(hours=1)
+ANNOTATIONS = '{"d":"é"}'  # more bytes than characters
 _SECOND = timedelta(seconds=1)
 _CONFIG, _LAYER, _BODY, _CHILD = (Digest.of(content) for content in (b"config", b"layer", b"body", b"child"))
 _SUBJECT = Digest.of(b"subject")
@@ -176,9 +177,6 @@ class RowsContract:
         assert await manifests.held(database, "a", _BODY)
         assert not await manifests.held(database, "a", _LAYER)
         assert not await manifests.held(database, "b", _BODY)
-        assert await manifests.held_besides(database, "a", _BODY, _LAYER)
-        assert not await manifests.held_besides(database, "a", _LAYER, _LAYER)
-        assert not await manifests.held_besides(database, "b", _BODY, _LAYER)
         assert await blobs.find_manifest(database, "a", _BODY) == await blobs.find(database, _BODY)
         assert await blobs.find_manifest(database, "b", _BODY) is None
         assert await blobs.find_linked(database, "a", _BODY) is None, "a manifest is no blob of the repository"
@@ -251,23 +249,55 @@ class RowsContract:
             for number, digest in enumerate(found):
                 kind = "text/a" if number % 2 else None
                 await hold_manifest(
-                    transaction, "a", digest, subject=str(_SUBJECT), artifact_type=kind, annotations="{}"
+                    transaction, "a", digest, subject=str(_SUBJECT), artifact_type=kind, annotations=ANNOTATIONS
                 )
             await hold_manifest(transaction, "a", _BODY, subject=str(_LAYER))
             await hold_manifest(transaction, "b", _CHILD, subject=str(_SUBJECT))
 
         await database.write(work)
 
-        async def listed(artifact_type: str | None, after: str, limit: int) -> list[str]:
-            return [r[0] for r in await manifests.referrers(database, "a", _SUBJECT, artifact_type, after, limit)]
+        async def sizes(artifact_type: str | None, after: str, limit: int) -> list[tuple[str, int]]:
+            asked = Referring("a", _SUBJECT, artifact_type)
+            return await manifests.referrer_sizes(database, asked, after, limit)
 
-        assert await listed(None, "", 10) == list(map(str, found))
-        assert await listed(None, str(found[0]), 2) == list(map(str, found[1:3]))
-        assert await listed("text/a", "", 10) == [str(found[1]), str(found[3])]
-        assert await listed("text/b", "", 10) == []
-        rows = await manifests.referrers(database, "a", _SUBJECT, "text/a", "", 1)
-        assert rows == [(str(found[1]), "application/vnd.oci.image.manifest.v1+json", 123, "text/a", "{}")]
-        assert await manifests.referrers(database, "c", _SUBJECT, None, "", 10) == []
+        async def listed(artifact_type: str | None, after: str, through: Digest) -> list[str]:
+            asked = Referring("a", _SUBJECT, artifact_type)
+            return [row[0] for row in await manifests.referrers(database, asked, after, str(through))]
+
+        names = list(map(str, found))
+        assert await sizes(None, "", 10) == [(name, len(ANNOTATIONS.encode())) for name in names]
+        assert [name for name, _ in await sizes(None, names[0], 2)] == names[1:3]
+        assert [name for name, _ in await sizes("text/a", "", 10)] == [names[1], names[3]]
+        assert await sizes("text/b", "", 10) == []
+        assert await listed(None, "", found[3]) == names
+        assert await listed(None, names[0], found[2]) == names[1:3]
+        assert await listed("text/a", "", found[2]) == [names[1]]
+        rows = await manifests.referrers(database, Referring("a", _SUBJECT, "text/a"), "", names[1])
+        assert rows == [(names[1], "application/vnd.oci.image.manifest.v1+json", 123, "text/a", ANNOTATIONS)]
+        assert await manifests.referrers(database, Referring("c", _SUBJECT, None), "", names[3]) == []
+        assert await manifests.referrer_sizes(database, Referring("c", _SUBJECT, None), "", 10) == []
+
+    async def test_what_an_index_lists_and_is_held_with_another_subject(self, database: Database) -> None:
+        listed = sorted((Digest.of(str(number).encode()) for number in range(5)), key=str)
+        names = list(map(str, listed))
+
+        async def work(transaction: Transaction) -> None:
+            mine = await hold_manifest(transaction, "a", _BODY)
+            for digest in listed:
+                await manifests.add_reference(transaction, mine, _BODY, digest, "manifest")
+            await manifests.add_reference(transaction, mine, _BODY, listed[0], "layer")
+            await hold_manifest(transaction, "a", listed[0])
+            await hold_manifest(transaction, "a", listed[1], subject=str(_SUBJECT))
+            await hold_manifest(transaction, "a", listed[2], subject=str(_LAYER))
+            await hold_manifest(transaction, "b", listed[3])
+            await hold_manifest(transaction, "a", _CHILD)
+
+        await database.write(work)
+        assert await manifests.listed_besides(database, "a", _BODY, _SUBJECT, "") == [names[0], names[2]]
+        assert await manifests.listed_besides(database, "a", _BODY, _LAYER, "") == names[:2]
+        assert await manifests.listed_besides(database, "a", _BODY, _SUBJECT, names[0]) == [names[2]]
+        assert await manifests.listed_besides(database, "a", _CHILD, _SUBJECT, "") == []
+        assert await manifests.listed_besides(database, "b", _BODY, _SUBJECT, "") == []
 
     async def test_digests_of_a_repository_come_in_pages(self, database: Database) -> None:
         digests = sorted((Digest.of(str(number).encode()) for number in range(4)), key=str)

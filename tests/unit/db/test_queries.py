@@ -8,6 +8,7 @@ import pytest
 
 from hatoba.db import blobs, manifests, mirror, repositories, tags, uploads
 from hatoba.db.engine import now
+from hatoba.db.manifests import Referring
 from hatoba.db.mirror import MirrorRow
 from hatoba.db.sqlite import _adapted
 from hatoba.db.tags import Move
@@ -18,6 +19,7 @@ from hatoba.testing.database_rows import row_of
 MODULES = (blobs, manifests, mirror, repositories, tags, uploads)
 DIGEST = Digest.of(b"")
 AT = now()
+REFERRING = Referring("a", DIGEST, "text/a")
 MOVE = Move("a", "latest", AT, None)
 UPLOAD = UploadRow("id", "a", 0, "sha256", None, AT, AT)
 
@@ -40,10 +42,10 @@ CONTENT = {
     "manifests.upsert": lambda on: manifests.upsert(on, 1, row_of(DIGEST)),
     "manifests.add_reference": lambda on: manifests.add_reference(on, 1, DIGEST, DIGEST, "layer"),
     "manifests.delete": lambda on: manifests.delete(on, 1, DIGEST),
-    "manifests.referrers": lambda on: manifests.referrers(on, "a", DIGEST, None, "", 5),
-    "manifests.referrers by type": lambda on: manifests.referrers(on, "a", DIGEST, "text/a", "", 5),
+    "manifests.referrer_sizes": lambda on: manifests.referrer_sizes(on, REFERRING, "", 5),
+    "manifests.referrers": lambda on: manifests.referrers(on, REFERRING, "", "z"),
     "manifests.held": lambda on: manifests.held(on, "a", DIGEST),
-    "manifests.held_besides": lambda on: manifests.held_besides(on, "a", DIGEST, DIGEST),
+    "manifests.listed_besides": lambda on: manifests.listed_besides(on, "a", DIGEST, DIGEST, ""),
     "manifests.digests": lambda on: manifests.digests(on, "a", "", 5),
     "mirror.mark": lambda on: mirror.mark(on, "a", "tag", "latest", AT),
     "mirror.settle": lambda on: mirror.settle(on, MirrorRow("a", "tag", "latest", 1)),
@@ -152,7 +154,8 @@ async def test_each_statement_of_sessions_uses_an_index(sessions, name):
 @pytest.mark.parametrize(
     ("name", "search"),
     [
-        ("manifests.referrers", "manifests_subject (repository_id=? AND subject=? AND digest>?)"),
+        ("manifests.referrer_sizes", "manifests_subject (repository_id=? AND subject=? AND digest>?)"),
+        ("manifests.referrers", "manifests_subject (repository_id=? AND subject=? AND digest>? AND digest<?)"),
         ("blobs.referencing", "manifest_references_digest (repository_id=? AND digest=?)"),
         ("tags.pointing_at", "tags_digest (repository_id=? AND digest=?)"),
         ("mirror.pending", "mirror_marked (marked_at<?)"),
