@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+_NAMED_BLOBS = 1000
+
 
 class HatobaError(Exception):
     """The root: `message` is one sentence meant for a person."""
@@ -92,10 +94,14 @@ class ManifestBlobUnknown(RegistryError):
     code, status, text = "MANIFEST_BLOB_UNKNOWN", 400, "blob unknown to registry"
 
     def entries(self) -> list[dict[str, Any]]:
-        """One entry a missing digest, as Docker's registry answers."""
+        """One entry a missing digest, as Docker's registry answers; a thousand at most, the last says how many more."""
         if not isinstance(self.detail, list):
             return super().entries()
-        return [{"code": self.code, "message": self.message, "detail": {"digest": digest}} for digest in self.detail]
+        named = self.detail[:_NAMED_BLOBS]
+        found = [{"code": self.code, "message": self.message, "detail": {"digest": digest}} for digest in named]
+        if len(self.detail) > len(named):
+            found[-1]["message"] = f"{self.message}; so are {len(self.detail) - len(named)} more"
+        return found
 
 
 class ManifestInvalid(RegistryError):

@@ -261,3 +261,17 @@ async def test_what_is_recorded_of_a_push(worker, kit, rows):
     await one("DELETE", "/v2/team/app/manifests/v")
     moves = rows("SELECT repository, tag, digest, actor FROM tag_moves ORDER BY id")
     assert moves == [("team/app", "v", digest, None) for digest in (first, second, None)]
+
+
+@pytest.mark.parametrize("count", [2, 501])
+async def test_references_are_refused_without_the_write_lock_when_they_are_many(worker, kit, monkeypatch, count):
+    one = await worker()
+    written = []
+    real = one.database.write
+    monkeypatch.setattr(one.database, "write", lambda work: written.append(work) or real(work))
+    layers = [b"%d" % number for number in range(count - 1)]
+    answer = await one.push_manifest(kit.manifest_of(b"{}", [*layers, layers[0]]), "v")
+    assert answer.status_code == 400
+    missing = [entry["detail"]["digest"] for entry in answer.json()["errors"]]
+    assert missing == [kit.digest_of(body) for body in (b"{}", *layers)]
+    assert len(written) == (1 if count == 2 else 0)

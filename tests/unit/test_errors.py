@@ -120,6 +120,10 @@ def test_every_missing_reference_is_an_entry():
     assert [entry["detail"] for entry in entries] == [{"digest": "sha256:a"}, {"digest": "sha256:b"}]
     assert {entry["code"] for entry in entries} == {"MANIFEST_BLOB_UNKNOWN"}
     assert len(ManifestBlobUnknown().entries()) == 1
+    many = ManifestBlobUnknown(detail=[f"sha256:{number}" for number in range(1003)]).entries()
+    assert [entry["detail"]["digest"] for entry in many] == [f"sha256:{number}" for number in range(1000)]
+    assert {entry["message"] for entry in many[:-1]} == {"blob unknown to registry"}
+    assert many[-1]["message"] == "blob unknown to registry; so are 3 more"
 
 
 def test_a_detail_that_is_no_json_does_not_break_the_answer():

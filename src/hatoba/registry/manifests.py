@@ -7,6 +7,7 @@ the manifest is kept, tags move, and the link files to be written are marked.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -15,7 +16,7 @@ from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver, KeyMissing
 from hatoba.db import blobs, manifests, mirror, repositories, tags
 from hatoba.db.blobs import BlobRow
-from hatoba.db.engine import Database, Transaction, now
+from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.manifests import ManifestBody, ManifestRow
 from hatoba.db.mirror import MirrorRow
 from hatoba.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown, NameUnknown
@@ -31,6 +32,7 @@ from hatoba.registry.validation import Validation
 
 _PARSE_INLINE_BYTES = 64 * 1024  # larger manifests are parsed in a thread: 4 MiB of JSON take 100 ms
 _CONFIG_BYTES = 1024 * 1024
+_MANY_REFERENCES = 500  # images have up to 127 layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class Manifests:
         _check_content_type(push.content_type, parsed)
         self._validation.check_urls(parsed)
         digest = _digest(push)
+        await self._refuse_early(push.repository, parsed)
         row = await self._row(push, parsed, digest)
         names = push.tags if isinstance(push.reference, Digest) else (push.reference, *push.tags)
         marks = await self._store(push, parsed, row, names)
@@ -201,6 +204,25 @@ class Manifests:
         except KeyMissing:
             return config.NOTHING  # the transaction will say so
 
+    async def _refuse_early(self, repository: RepositoryName, parsed: ParsedManifest) -> None:
+        """Raise ManifestBlobUnknown for very many references without the write lock: 36,000 take most of a second."""
+        if len(parsed.references) <= _MANY_REFERENCES:
+            return
+
+        async def look(reader: Reader) -> list[str]:
+            return [
+                str(digest)
+                for digest, kind, required in self._asked(parsed)
+                if required and await _find(reader, repository, digest, kind) is None
+            ]
+
+        if missing := await self._database.scan(look):
+            raise ManifestBlobUnknown(detail=list(dict.fromkeys(missing)))
+
+    def _asked(self, parsed: ParsedManifest) -> Iterable[tuple[Digest, str, bool]]:
+        """Digest, kind and whether it must be there, of each reference once: some images repeat an empty layer."""
+        return dict.fromkeys((r.descriptor.digest, r.kind, self._validation.required(r)) for r in parsed.references)
+
     async def _store(
         self, push: Push, parsed: ParsedManifest, row: ManifestRow, names: tuple[Tag, ...]
     ) -> list[MirrorRow]:
@@ -256,12 +278,8 @@ class Manifests:
     ) -> None:
         missing: dict[str, None] = {}
         lost: list[Digest] = []
-        # A layer may come many times, some images repeat an empty one; once is enough, the write lock is held.
-        for digest, kind, required in dict.fromkeys(
-            (r.descriptor.digest, r.kind, self._validation.required(r)) for r in parsed.references
-        ):
-            find = blobs.find_manifest if kind == "manifest" else blobs.find_linked
-            found = await find(transaction, repository, digest)
+        for digest, kind, required in self._asked(parsed):
+            found = await _find(transaction, repository, digest, kind)
             whole = found is not None and found.ready and await self._driver.stat(found.key) == found.size
             if found is not None and found.ready and not whole:
                 lost.append(digest)
@@ -283,6 +301,11 @@ class Manifests:
         key = layout.blob(digest)
         await self._driver.publish(staged, key)
         await blobs.make_ready(transaction, digest, key, row.size, row.pushed_at)
+
+
+async def _find(reader: Reader, repository: RepositoryName, digest: Digest, kind: str) -> BlobRow | None:
+    find = blobs.find_manifest if kind == "manifest" else blobs.find_linked
+    return await find(reader, repository, digest)
 
 
 async def _parse(body: bytes) -> ParsedManifest:
