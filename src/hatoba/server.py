@@ -207,7 +207,9 @@ def _probe(host: str, port: int) -> tuple[str, int]:
     """Look whether the port is free: SO_REUSEPORT would let two servers share it silently. Raises StartError."""
     wanted = host or "::"
     try:
-        family, _, _, _, address = socket.getaddrinfo(wanted, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.getaddrinfo(wanted, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # Of a name with both the IPv4 address, as Docker's registry does: Docker's clients try 127.0.0.1 for localhost.
+        family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:

@@ -77,7 +77,10 @@ async def prepare(settings: Settings) -> None:
     if root is None:
         return
     try:
-        with contextlib.closing(_metadata(settings, root)) as database, contextlib.closing(_sessions(root)) as sessions:
+        with (
+            contextlib.closing(_metadata(settings, root)) as database,
+            contextlib.closing(_sessions(settings, root)) as sessions,
+        ):
             await database.migrate()
             await sessions.migrate()
     except Unavailable as error:
@@ -99,7 +102,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         else:
             driver = stack.enter_context(contextlib.closing(Filesystem(root)))
         database = stack.enter_context(contextlib.closing(_metadata(settings, root)))
-        sessions = stack.enter_context(contextlib.closing(_sessions(root)))
+        sessions = stack.enter_context(contextlib.closing(_sessions(settings, root)))
         await database.migrate()
         await sessions.migrate()
         mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
@@ -181,8 +184,11 @@ def _metadata(settings: Settings, root: Path) -> Sqlite:
     return Sqlite(path, _own(root) / "locks", "metadata", "FULL")
 
 
-def _sessions(root: Path) -> Sqlite:
-    return Sqlite(_own(root) / "uploads.db", _own(root) / "locks", "uploads", "NORMAL")
+def _sessions(settings: Settings, root: Path) -> Sqlite:
+    # Beside the other, which may have been moved to a disk that SQLite can use.
+    told = settings.hatoba.database.path
+    path = told.with_name(f"{told.stem}-uploads.db") if told else _own(root) / "uploads.db"
+    return Sqlite(path, _own(root) / "locks", "uploads", "NORMAL")
 
 
 def _access(settings: Settings, stack: contextlib.AsyncExitStack) -> Access:

@@ -1,6 +1,7 @@
-"""The folder's lock: one server at a time, in a root that is durable before anything is acknowledged."""
+"""The folder's lock: one server at a time, in a root that is durable before anything is acknowledged. The address."""
 
 import os
+import socket
 
 import pytest
 
@@ -31,3 +32,11 @@ def test_a_root_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match="cannot be written by uid"), server._only_server(tmp_path / "file"):
         pytest.fail("there is no folder")
+
+
+def test_of_a_name_with_both_the_ipv4_address_is_taken(monkeypatch):
+    """As Docker's registry does."""
+    both = [(socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+    found = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in both]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert server._probe("localhost", 0)[0] == "127.0.0.1"

@@ -16,7 +16,7 @@ _STAGED = "hatoba/tmp/"
 
 
 class Memory:
-    """`BlobDriver` on a dict."""
+    """`BlobDriver` on a dict. Write transactions publish from a thread of theirs, so nothing iterates the dict itself."""
 
     def __init__(self) -> None:
         self._content: dict[str, bytearray] = {}
@@ -84,8 +84,8 @@ class Memory:
 
     async def remove_tree(self, key: str) -> None:
         """See `BlobDriver.remove_tree`."""
-        for found in [name for name in self._content if name.startswith(f"{key}/")]:
-            del self._content[found]
+        for found in [name for name in list(self._content) if name.startswith(f"{key}/")]:
+            self._content.pop(found, None)
 
     async def sync_links(self, keys: Sequence[str]) -> None:
         """See `BlobDriver.sync_links`."""
@@ -99,7 +99,7 @@ class Memory:
 
     async def stale(self, seconds: float) -> int:
         """See `BlobDriver.stale`."""
-        old = [key for key, at in self._staged_at.items() if at < time.time() - seconds]
+        old = [key for key, at in list(self._staged_at.items()) if at < time.time() - seconds]
         for key in old:
             await self.remove(key)
         return len(old)

@@ -140,13 +140,22 @@ async def test_pragmas_hold_on_every_connection(open_sqlite, name, synchronous, 
 
 async def test_wiring_asks_full_for_content_and_normal_for_sessions(tmp_path):
     settings = load(None, {}, {"storage.filesystem.rootdirectory": str(tmp_path)}).settings
-    metadata, sessions = wiring._metadata(settings, tmp_path), wiring._sessions(tmp_path)
+    metadata, sessions = wiring._metadata(settings, tmp_path), wiring._sessions(settings, tmp_path)
     try:
         assert await metadata.one("PRAGMA synchronous") == (2,)
         assert await sessions.one("PRAGMA synchronous") == (1,)
     finally:
         metadata.close()
         sessions.close()
+
+
+async def test_both_databases_go_where_the_setting_says(tmp_path):
+    """A root on NFS needs a local disk for each of them."""
+    path = tmp_path / "local" / "registry.db"
+    options = {"storage.filesystem.rootdirectory": str(tmp_path / "root"), "hatoba.database.path": str(path)}
+    await wiring.prepare(load(None, {}, options).settings)
+    assert sorted(file.name for file in path.parent.glob("*.db")) == ["registry-uploads.db", "registry.db"]
+    assert list((tmp_path / "root").rglob("*.db*")) == []
 
 
 @pytest.mark.parametrize("name", ["journal_mode", "synchronous", "foreign_keys", "query_only"])
