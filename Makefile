@@ -43,7 +43,7 @@ format: $(VENV)/.tests ## let ruff rewrite the code
 check: lint test ## what CI runs
 
 reference: $(VENV)/.serve ## write docs/reference from the code
-	$(BIN)/python -c 'from hatoba.cli.reference import commands_page as page; print(page(), end="")' > docs/reference/commands.md
+	$(BIN)/python -m hatoba.cli.reference docs/reference
 
 big: $(VENV)/.tests ## push and pull a 5 GiB blob, with memory figures (minutes, 15 GiB of disk)
 	$(BIN)/python tests/e2e/big.py $(ARGS)

@@ -1,9 +1,12 @@
-"""docs/reference/commands.md is what the commands say of themselves."""
+"""docs/reference is what the commands, settings and routes say of themselves."""
 
+import pytest
 import typer
 
 from hatoba.cli import hatoba_app, registry_app
-from hatoba.cli.reference import commands_page
+from hatoba.cli.reference import commands_page, routes_page, settings_page
+from hatoba.config.load import load
+from hatoba.web.v2.routes import ROUTES
 
 
 def undescribed(command, name):
@@ -15,9 +18,30 @@ def undescribed(command, name):
     return found
 
 
-def test_the_page_is_that_of_the_commands(repository):
-    written = (repository / "docs" / "reference" / "commands.md").read_text("utf-8")
-    assert written == commands_page(), "run: make reference"
+@pytest.mark.parametrize(
+    ("name", "page"), [("commands", commands_page), ("settings", settings_page), ("routes", routes_page)]
+)
+def test_each_page_is_what_the_code_says(repository, name, page):
+    written = (repository / "docs" / "reference" / f"{name}.md").read_text("utf-8")
+    assert written == page(), "run: make reference"
+
+
+def test_every_setting_has_its_line():
+    """What `check-config` lists, with and without what is a choice."""
+    document = {"storage": {"filesystem": {}}, "auth": {"htpasswd": {"realm": "a", "path": "/b"}}}
+    page = settings_page()
+    for setting in load(None, {}, {}, base=document).listed:
+        line = next(line for line in page.splitlines() if line.startswith(f"| `{setting.key}` |"))
+        assert f"`REGISTRY_{setting.key.replace('.', '_').upper()}`" in line
+    assert "| `hatoba.limits.manifest` |" in page
+
+
+def test_every_route_has_its_line():
+    rows = [line.split(" | ") for line in routes_page().splitlines()]
+    for route in ROUTES:
+        found = [row for row in rows if row[1:3] == [f"`{route.pattern}`", route.action] and route.method in row[0]]
+        assert len(found) == 1
+        assert found[0][3] != " |", "no words"
 
 
 def test_the_page_does_not_depend_on_the_environment(monkeypatch):

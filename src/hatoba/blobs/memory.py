@@ -16,7 +16,7 @@ _STAGED = "hatoba/tmp/"
 
 
 class Memory:
-    """`BlobDriver` on a dict. Write transactions publish from a thread of theirs, so nothing iterates the dict itself."""
+    """`BlobDriver` on a dict. Transactions publish from a thread of theirs, so nothing iterates the dict itself."""
 
     def __init__(self) -> None:
         self._content: dict[str, bytearray] = {}

@@ -88,14 +88,19 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
+def shown(value: Any) -> str:
+    """A setting's value as the table has it."""
+    return _cell(_plain(value))
+
+
 def _table(rows: list[dict[str, Any]]) -> str:
-    cells = [(printable(row["key"]), _shown(row["value"]), _source(row)) for row in rows]
+    cells = [(printable(row["key"]), _cell(row["value"]), _source(row)) for row in rows]
     keys = max(len(key) for key, _, _ in cells)
     values = min(_WIDEST, max(len(value) for _, value, _ in cells))
     return "\n".join(f"{key:{keys}}  {value:{values}}  {source}" for key, value, source in cells)
 
 
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, str) and value:
         return printable(value)
     return "-" if value is None else json.dumps(value)

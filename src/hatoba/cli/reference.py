@@ -1,17 +1,30 @@
-"""`docs/reference/commands.md`, made from the commands themselves; a test compares the two.
+"""`docs/reference/`: the pages made from the commands, settings and routes themselves; a test compares them.
 
-Owns the form of that page. Imported by no command: `make reference` and the test ask for it.
+Owns the form of those pages. Imported by no command: `make reference` and the test ask for it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+import itertools
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 
 from hatoba.cli import hatoba_app, registry_app
+from hatoba.cli.check_config import shown
+from hatoba.config.environment import PREFIX
+from hatoba.config.settings import Section, Settings
+from hatoba.web.v2.routes import ROUTES
 
-_HEAD = """\
+_COMMANDS = """\
 # Commands
 
 Made by `make reference` from the commands themselves; change the words there. Results go to standard output, messages
@@ -23,12 +36,12 @@ its default; `hatoba check-config` shows which.
 
 
 def commands_page() -> str:
-    """The whole page."""
+    """The page of the commands."""
     found = [
         *_commands("hatoba", typer.main.get_command(hatoba_app())),
         *_commands("registry", typer.main.get_command(registry_app())),
     ]
-    return "\n".join([_HEAD, *found])
+    return "\n".join([_COMMANDS, *found])
 
 
 def _commands(name: str, command: Any) -> list[str]:
@@ -64,3 +77,107 @@ def _line(part: Any) -> str:
     default = f" Default: `{part.show_default}`." if isinstance(part.show_default, str) else ""
     variable = f" Variable: `{part.envvar}`." if part.envvar else ""
     return f"- {names}: {part.help}{default}{variable}"
+
+
+_SETTINGS = """\
+# Settings
+
+Made by `make reference` from the settings themselves; change the words there. Keys are those of `config.yml`, as
+Docker's registry has it; its other keys are in [distribution-settings.md](distribution-settings.md). The section
+`hatoba` is hatoba's own, Docker's registry passes over it. The variable beside a key does the same; its value is read
+as YAML. An option goes before a variable, a variable before the file, the file before the default: `hatoba
+check-config` prints what is in force.
+
+Durations are written as Go writes them: `30s`, `1h30m`, `500ms`.
+"""
+_KINDS = {
+    bool: "true or false",
+    int: "whole number",
+    str: "text",
+    Path: "path",
+    timedelta: "duration",
+    SecretStr: "text, secret",
+    list: "list",
+    dict: "mapping",
+}
+
+
+def settings_page() -> str:
+    """The page of the settings."""
+    return "\n".join([_SETTINGS, *_section_lines(Settings, ())]).rstrip() + "\n"
+
+
+def _section_lines(section: type[Section], path: tuple[str, ...], words: str = "") -> Iterator[str]:
+    """The table of the section's own keys, then those of the sections in it."""
+    fields = section.model_fields.items()
+    leaves = [(name, field) for name, field in fields if _inner(field) is None]
+    if path and (leaves or not fields):
+        yield f"## `{'.'.join(path)}`\n\n{words}\n"
+    if leaves:
+        yield "| key | variable | value | default | |\n|---|---|---|---|---|"
+        for name, field in leaves:
+            keys = (*path, name)
+            variable = PREFIX + "_".join(keys).upper()
+            default = "" if field.is_required() else f"`{shown(field.get_default(call_default_factory=True))}`"
+            yield f"| `{'.'.join(keys)}` | `{variable}` | {_kind(field)} | {default} | {field.description} |"
+        yield ""
+    for name, field in fields:
+        inner = _inner(field)
+        if inner is not None:
+            yield from _section_lines(inner, (*path, name), field.description or "")
+
+
+def _inner(field: FieldInfo) -> type[Section] | None:
+    return next((one for one in _choices(field) if isinstance(one, type) and issubclass(one, Section)), None)
+
+
+def _kind(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{word}`" for word in get_args(field.annotation))
+    kind = next(one for one in _choices(field) if one is not type(None))
+    origin = get_origin(kind) or kind
+    entries = [one for one in get_args(kind) if isinstance(one, type) and issubclass(one, Section)]
+    return _KINDS[origin] + "".join(f" of mappings: {', '.join(one.model_fields)}" for one in entries)
+
+
+def _choices(field: FieldInfo) -> list[Any]:
+    """What the field may be, without what pydantic adds to it."""
+    kinds = get_args(field.annotation) if get_origin(field.annotation) in {Union, UnionType} else [field.annotation]
+    return [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
+
+
+_ROUTES = """\
+# Routes
+
+Made by `make reference` from the routes themselves. *Action* is what a user must be allowed to do; with an htpasswd
+file every user may do everything. `{name}` may hold slashes.
+
+Besides: `GET /healthz/live` and `GET /healthz/ready` (`/healthz` is the same), for probes, without sign-in: 200, or 503
+with the reasons. `GET /` answers 200.
+
+| method | path | action | |
+|---|---|---|---|
+"""
+
+
+def routes_page() -> str:
+    """The page of the routes."""
+    lines = []
+    for (pattern, action, handler), routes in itertools.groupby(
+        ROUTES, lambda one: (one.pattern, one.action, one.handler)
+    ):
+        methods = ", ".join(route.method for route in routes)
+        words = (inspect.getdoc(handler) or "").partition("\n\n")[0].replace("\n", " ").partition(": ")[2]
+        lines.append(f"| {methods} | `{pattern}` | {action} | {words[:1].upper()}{words[1:]} |\n")
+    return _ROUTES + "".join(lines)
+
+
+def main() -> None:
+    """Write every page into the folder that is named."""
+    folder = Path(sys.argv[1])
+    for name, page in (("commands", commands_page), ("settings", settings_page), ("routes", routes_page)):
+        (folder / f"{name}.md").write_text(page(), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

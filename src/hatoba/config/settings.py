@@ -94,7 +94,8 @@ class DeleteSettings(Section):
     """`storage.delete`."""
 
     enabled: bool | None = Field(
-        default=None, description="Whether clients may delete manifests and blobs; unset: decided at start."
+        default=None,
+        description="Whether clients may delete; unset: where users sign in or nobody else can reach the port.",
     )
 
 
@@ -216,10 +217,12 @@ class HTTPSettings(Section):
         default="", description="The path that goes before /v2/, kept with a slash at both ends."
     )
     secret: SecretStr = Field(
-        default=SecretStr(""), description="Signs upload URLs; processes that share uploads share it. Empty: made."
+        default=SecretStr(""),
+        description="Accepted from configurations of Docker's registry; hatoba's upload addresses need no signature.",
     )
     relativeurls: bool | None = Field(
-        default=None, description="Answer with a path instead of a URL in Location; unset: decided at start."
+        default=None,
+        description="Answer with a path instead of a URL in Location; unset: so it is, no proxy gets a path wrong.",
     )
     headers: Headers = Field(default_factory=dict, description="Headers added to every answer, each with its values.")
     draintimeout: Duration = Field(

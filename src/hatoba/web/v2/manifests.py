@@ -29,7 +29,7 @@ async def get(registry: Registry, request: Request, name: RepositoryName, refere
 
 
 async def put(registry: Registry, request: Request, name: RepositoryName, reference: str) -> Response:
-    """PUT by tag or by digest, with more tags as `?tag=`."""
+    """PUT: keep a manifest under a tag or its digest, with more tags as `?tag=`."""
     where = parse_reference(reference)
     asked = request.query_all("tag")
     if len(asked) > _MOST_TAGS:
