@@ -151,7 +151,7 @@ def test_port_in_use(start, e2e, tmp_path):
 def test_file_without_auth_is_anonymous_with_a_warning(serving, config, e2e, free_port, program):
     port = free_port()
     with serving(None, config(f"http: {{addr: ':{port}'}}\n"), program=getattr(e2e, program)) as server:
-        assert get(f"127.0.0.1:{port}", "/v2/") == 200
+        assert {get(f"{host}:{port}", "/v2/") for host in ("127.0.0.1", "[::1]")} == {200}
         (warning,) = [line for line in server.err.splitlines() if "NO AUTHENTICATION" in line]
         assert "level=warning" in warning
         assert f"listening on [::]:{port}" in server.err
@@ -222,6 +222,7 @@ def test_htpasswd_file_that_is_missing_is_made(serving, free_port, tmp_path):
     ("text", "key"),
     [
         ("auth: {token: {realm: x, service: y, issuer: z}}\n", "auth.token"),
+        ("auth: {token: {}}\n", "auth.token"),
         ("http: {addr: 5000x}\n", "http.addr"),
         ("http: {tls: {certificate: a, key: b}}\n", "http.tls"),
     ],
