@@ -45,6 +45,19 @@ async def test_first_look_sees_it(worker, kit, blob_file, rows, first, how):
     assert rows("SELECT state FROM blobs") == [("missing",)]
 
 
+async def test_push_heals_what_was_short_from_the_beginning(worker, kit, root, blob_file, rows):
+    """Row and file agree, and both are wrong: the bytes that were hashed just now are right."""
+    one = await worker()
+    digest = await one.push_blob(b"some content")
+    change(blob_file(digest), "truncated")
+    connection = apsw.Connection(str(root / "hatoba/metadata.db"))
+    connection.execute("UPDATE blobs SET size = 3")
+    connection.close()
+    await one.push_blob(b"some content", "other/app")
+    assert blob_file(digest).read_bytes() == b"some content"
+    assert rows("SELECT state, size FROM blobs") == [("ready", 12)]
+
+
 @pytest.mark.parametrize("how", ["removed", "truncated", "grown"])
 @pytest.mark.parametrize("name", ["team/app", "other/app"])
 async def test_push_heals_what_nobody_has_noticed(worker, kit, blob_file, rows, name, how):

@@ -23,7 +23,6 @@ _LONGEST_NAME = 255
 # The fallback tag of the referrers API: spec main cuts the algorithm to 32 and the digest to 64 characters.
 _FALLBACK_ALGORITHM, _FALLBACK_ENCODED = 32, 64
 _NOT_IN_TAGS = re.compile(r"[^a-zA-Z0-9._-]", re.ASCII)
-_FALLBACK = re.compile(r"(sha256-[0-9a-f]{64}|sha512-[0-9a-f]{64})", re.ASCII)
 
 
 def parse_name(text: str) -> RepositoryName:
@@ -63,8 +62,3 @@ def fallback_tag(subject: Digest) -> Tag:
     """The tag under which clients without the referrers API keep the list of `subject`'s referrers."""
     algorithm, encoded = subject.algorithm[:_FALLBACK_ALGORITHM], subject.encoded[:_FALLBACK_ENCODED]
     return Tag(_NOT_IN_TAGS.sub("-", f"{algorithm}-{encoded}"))
-
-
-def is_fallback_tag(tag: str) -> bool:
-    """Whether `tag` has the form of a fallback tag."""
-    return _FALLBACK.fullmatch(tag) is not None

@@ -32,6 +32,11 @@ class OpenBlob:
     reader: BlobReader
 
 
+async def is_whole(driver: BlobDriver, row: BlobRow | None) -> bool:
+    """Whether the blob exists: a row that says so *and* a file of its size, looked at now."""
+    return row is not None and row.ready and await driver.stat(row.key) == row.size
+
+
 class Blobs:
     """What a repository may read."""
 
@@ -115,19 +120,17 @@ class Blobs:
 
     async def present(self, row: BlobRow, digest: Digest) -> bool:
         """Whether the row's file is there and whole; a difference is written down and logged, once."""
-        if not row.ready:
-            return False
-        if await self._driver.stat(row.key) == row.size:
-            return True
-        await self.report_missing(digest)
-        return False
+        whole = await is_whole(self._driver, row)
+        if row.ready and not whole:
+            await self.report_missing(digest)
+        return whole
 
     async def report_missing(self, digest: Digest) -> None:
         """Look again inside a write transaction, where no push can be half-way, then mark the row."""
 
         async def mark(transaction: Transaction) -> str | None:
             row = await blobs.find(transaction, digest)
-            if row is None or not row.ready or await self._driver.stat(row.key) == row.size:
+            if row is None or not row.ready or await is_whole(self._driver, row):
                 return None
             await blobs.mark_missing(transaction, digest)
             return row.key

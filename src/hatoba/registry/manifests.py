@@ -25,7 +25,7 @@ from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
 from hatoba.oci.reference import Reference, RepositoryName, Tag
 from hatoba.registry.answers import Answers
-from hatoba.registry.blobs import Blobs
+from hatoba.registry.blobs import Blobs, is_whole
 from hatoba.registry.bodies import Bodies
 from hatoba.registry.ports import Links
 from hatoba.registry.validation import Validation
@@ -232,7 +232,7 @@ class Manifests:
         staged: str | None = None
         try:
             while True:
-                if staged is None and not (known and known.ready and await self._driver.stat(known.key) == row.size):
+                if staged is None and not await is_whole(self._driver, known):
                     await self._driver.prepare(key)
                     staged = await self._driver.stage(push.body)
                 try:
@@ -280,7 +280,7 @@ class Manifests:
         lost: list[Digest] = []
         for digest, kind, required in self._asked(parsed):
             found = await _find(transaction, repository, digest, kind)
-            whole = found is not None and found.ready and await self._driver.stat(found.key) == found.size
+            whole = await is_whole(self._driver, found)
             if found is not None and found.ready and not whole:
                 lost.append(digest)
             there = whole and await blobs.touch(transaction, digest, row.pushed_at)
@@ -292,8 +292,7 @@ class Manifests:
             raise ManifestBlobUnknown(detail=list(missing))
 
     async def _keep_file(self, transaction: Transaction, digest: Digest, row: ManifestRow, staged: str | None) -> None:
-        known: BlobRow | None = await blobs.find(transaction, digest)
-        whole = known and known.ready and await self._driver.stat(known.key) == row.size
+        whole = await is_whole(self._driver, await blobs.find(transaction, digest))
         if whole and await blobs.touch(transaction, digest, row.pushed_at):
             return
         if staged is None:

@@ -34,7 +34,7 @@ from hatoba.errors import (
 )
 from hatoba.oci.digest import CANONICAL, Digest
 from hatoba.oci.reference import RepositoryName, is_name
-from hatoba.registry.blobs import Blobs
+from hatoba.registry.blobs import Blobs, is_whole
 from hatoba.registry.intake import Intake, LiveHashers, read_back
 from hatoba.registry.ports import BodyInterrupted, Chunk, Links
 
@@ -314,7 +314,7 @@ class Uploads:
         async def commit(transaction: Transaction) -> list[MirrorRow]:
             at = now()
             known = await blobs.find(transaction, digest)
-            whole = known and known.ready and known.size == size and await self._driver.stat(known.key) == size
+            whole = known is not None and known.size == size and await is_whole(self._driver, known)
             if not (whole and await blobs.touch(transaction, digest, at)):
                 await self._driver.publish(source, key)
                 await blobs.make_ready(transaction, digest, key, size, at)

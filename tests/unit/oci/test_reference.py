@@ -11,7 +11,6 @@ from hatoba.oci.digest import Digest
 from hatoba.oci.reference import (
     fallback_tag,
     find_reference,
-    is_fallback_tag,
     parse_name,
     parse_reference,
     parse_tag,
@@ -210,24 +209,3 @@ def test_fallback_tag():
 def test_fallback_tags_are_tags(content, algorithm):
     tag = fallback_tag(Digest.of(content, algorithm))
     assert parse_tag(tag) == tag
-    assert is_fallback_tag(tag)
-
-
-@pytest.mark.parametrize(
-    "tag",
-    [
-        "",
-        "latest",
-        f"sha256-{HEX64}.sig",
-        f"sha256-{HEX64}\n",
-        f"sha256-{HEX64[:-1]}",
-        f"sha256-{HEX64}0",
-        f"sha256-{HEX64.upper()}",
-        f"sha384-{HEX64}",
-        f"sha512-{HEX64 * 2}",
-        f"xsha256-{HEX64}",
-        SHA256,
-    ],
-)
-def test_no_fallback_tag(tag):
-    assert not is_fallback_tag(tag)
