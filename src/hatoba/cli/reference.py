@@ -117,9 +117,10 @@ def _section_lines(section: type[Section], path: tuple[str, ...], words: str = "
         yield "| key | variable | value | default | |\n|---|---|---|---|---|"
         for name, field in leaves:
             keys = (*path, name)
-            variable = PREFIX + "_".join(keys).upper()
+            # The version is that of the file: no variable may change it.
+            variable = "" if keys == ("version",) else f"`{PREFIX}{'_'.join(keys).upper()}`"
             default = "" if field.is_required() else f"`{shown(field.get_default(call_default_factory=True))}`"
-            yield f"| `{'.'.join(keys)}` | `{variable}` | {_kind(field)} | {default} | {field.description} |"
+            yield f"| `{'.'.join(keys)}` | {variable} | {_kind(field)} | {default} | {field.description} |"
         yield ""
     for name, field in fields:
         inner = _inner(field)
