@@ -45,7 +45,7 @@ class Response:
 class Request:
     """One request. `user` is None for anonymous; `action` and `repository` are set by the router, for the log.
 
-    `cut_short`: the answer goes out before the body was read.
+    `cut_short`: the answer goes out before the body was read. `sent_bytes` of the answer's body have gone out.
     """
 
     def __init__(self, scope: Scope, receive: Receive, stall_seconds: float) -> None:
@@ -59,6 +59,7 @@ class Request:
         self.body_read = False
         self.cut_short = False
         self.stalled = False
+        self.sent_bytes = 0
         self._receive = receive
         self._stall_seconds = stall_seconds
         self._query: list[tuple[str, str]] | None = None
@@ -94,10 +95,6 @@ class Request:
         if not value.isdigit():
             raise SizeInvalid("Content-Length is no number")
         return int(value)
-
-    async def receive(self) -> Message:
-        """The next ASGI message."""
-        return await self._receive()
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The body as it arrives; raises ClientGone."""
@@ -171,3 +168,11 @@ class Request:
                 while not self.body_read:
                     message = await self._receive()
                     self.body_read = message["type"] != "http.request" or not message.get("more_body", False)
+
+    async def left(self) -> None:
+        """Wait until the client has closed the connection; what still comes of the body is dropped.
+
+        It also returns when the whole answer is out, which is all that an ASGI server tells by that message.
+        """
+        while (await self._receive())["type"] == "http.request":
+            pass
