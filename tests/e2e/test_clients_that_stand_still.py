@@ -32,7 +32,12 @@ def pull(serving, free_port, tmp_path):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
             client.settimeout(60)
             client.connect(("127.0.0.1", int(host.rpartition(":")[2])))
-            lines = [f"GET {path} HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in headers.items())]
+            lines = [
+                f"GET {path} HTTP/1.1",
+                "Host: x",
+                "Connection: close",
+                *(f"{name}: {value}" for name, value in headers.items()),
+            ]
             client.sendall("\r\n".join([*lines, "", ""]).encode())
             assert client.recv(1000).startswith(b"HTTP/1.1 206" if headers else b"HTTP/1.1 200")
             return client
@@ -61,6 +66,7 @@ def test_left(pull, e2e):
     e2e.wait_for(lambda: lines_of(pull.server), "no line in the access log")
     assert bytes_read(pull.server) - before < SIZE / 2
     assert open_blobs(pull.server) == []
+    check_line(pull.server, 499)
 
 
 def test_ranged_and_never_read(pull, e2e):
@@ -68,6 +74,8 @@ def test_ranged_and_never_read(pull, e2e):
     assert len(open_blobs(pull.server)) == 1
     e2e.wait_for(lambda: not open_blobs(pull.server), "the blob stays open")
     e2e.wait_for(lambda: is_cut(client), "the connection stays open")
+    e2e.wait_for(lambda: lines_of(pull.server), "no line in the access log")
+    check_line(pull.server, 499)
 
 
 def test_whole_and_never_read(pull, e2e):
@@ -77,7 +85,7 @@ def test_whole_and_never_read(pull, e2e):
 
 
 @pytest.mark.parametrize("headers", [{}, RANGED], ids=["whole", "ranged"])
-def test_slow_but_moving(pull, headers):
+def test_slow_but_moving(pull, e2e, headers):
     """Pauses that are shorter than the time-out, and together longer."""
     client, received = pull(headers), 0
     for part in range(1, 6):
@@ -86,6 +94,19 @@ def test_slow_but_moving(pull, headers):
             block = client.recv(1 << 20)
             assert block, f"cut after {received} bytes"
             received += len(block)
+    while client.recv(1000):
+        pass
+    e2e.wait_for(lambda: lines_of(pull.server), "no line in the access log")
+    (line,) = lines_of(pull.server)
+    assert f" bytes={SIZE - len(headers)} " in line
+    assert f" status={206 if headers else 200} " in line
+
+
+def check_line(server, status: int) -> None:
+    """The access log tells of a cut answer, and of the bytes that went out: some, by far not all."""
+    (line,) = lines_of(server)
+    assert f" status={status} " in line
+    assert 0 < int(re.search(r" bytes=(\d+) ", line)[1]) < SIZE / 2
 
 
 def is_cut(client: socket.socket) -> bool:
