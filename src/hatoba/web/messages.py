@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
 from hatoba.errors import RegistryError, SizeInvalid
+from hatoba.web.bodies import Share
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -17,7 +19,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[str, str]]
 
-
+_STALLS_A_BODY = 10  # a body in memory may take so many stall time-outs in all, or a trickle would hold it for ever
 _DRAIN_SECONDS = 1.0  # for a short body that was announced and does not come: the answer need not wait for it
 
 
@@ -112,19 +114,22 @@ class Request:
             self.body_read = not more
             yield message.get("body", b"")
 
-    async def body(self, limit: int) -> bytes:
-        """The whole body; raises BodyTooLarge over `limit` bytes, ClientGone."""
+    async def body(self, limit: int, share: Share) -> bytes:
+        """The whole body, held in `share`; raises BodyTooLarge over `limit` bytes, ClientGone, TooManyRequests."""
         announced = self.length_bytes
         if announced is not None and announced > limit:
             raise BodyTooLarge
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()  # not a list: a client may send bytes one by one, and each would be an object of 50
+        end = time.monotonic() + _STALLS_A_BODY * self._stall_seconds
         async for part in self.stream():
-            size += len(part)
-            if size > limit:
+            if len(body) + len(part) > limit:
                 raise BodyTooLarge
-            parts.append(part)
-        return b"".join(parts)
+            share.grow(len(body) + len(part))
+            if time.monotonic() > end:
+                self.stalled = True
+                raise ClientGone(stalled=True)
+            body += part
+        return bytes(body)
 
     async def drain(self, limit: int) -> bool:
         """Read and drop what is left of a short body, so that the connection can be used again.
