@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from hatoba.web.messages import Receive, Scope, Send
 
 _BACKPRESSURE = 16_384
 _READY_SECONDS = 30.0
+_LOOK_SECONDS = 0.02
 
 Address = tuple[str, int] | Path  # host and port, or a socket's path
 
@@ -90,14 +92,20 @@ class _Worker:
         try:
             async with wiring.running(self._settings) as self._app:
                 await send({"type": "lifespan.startup.complete"})
-                announcing = asyncio.get_running_loop().create_task(self._say_listening())
+                listening = asyncio.get_running_loop().create_task(self._listen())
                 await receive()
-                announcing.cancel()
+                listening.cancel()
         except HatobaError as error:
             structlog.stdlib.get_logger("hatoba").error("a worker cannot start", reason=error.message)
             await send({"type": "lifespan.startup.failed", "message": error.message})
             return
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _listen(self) -> None:
+        """What is to be done once granian has opened the port, which it does after startup is complete."""
+        if isinstance(self._address, tuple):
+            await _bound_stalls(self._settings.hatoba.limits.stalltimeout.total_seconds())
+        await self._say_listening()
 
     async def _say_listening(self) -> None:
         """Log the line that tutorials wait for, once the port answers."""
@@ -111,11 +119,44 @@ class _Worker:
                     try:
                         _, writer = await _connect(self._address)
                     except OSError:
-                        await asyncio.sleep(0.02)
+                        await asyncio.sleep(_LOOK_SECONDS)
                         continue
                     writer.close()
                     break
         structlog.stdlib.get_logger("hatoba").info(f"listening on {_shown(self._address)}")
+
+
+async def _bound_stalls(seconds: float) -> None:
+    """Let the kernel end every connection whose client takes nothing of what is sent for so long.
+
+    granian sends files, and what it has taken over from us, without a time-out of its own: a client that never reads
+    would hold its connection for ever. Accepted sockets inherit the option from the one that listens.
+    """
+    if not hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
+        return
+    for _ in range(round(_READY_SECONDS / _LOOK_SECONDS)):
+        if _set_on_listening(socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000))):
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
+    structlog.stdlib.get_logger("hatoba").error("no listening port found: clients that never read are not cut")
+
+
+def _set_on_listening(option: int, value: int) -> bool:
+    """Set an option of TCP on the ports that this process listens on, which granian shows nowhere; False if on none."""
+    found = False
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed since
+            if not stat.S_ISSOCK(os.fstat(int(entry.name)).st_mode):
+                continue
+            borrowed = socket.socket(fileno=int(entry.name))
+            try:
+                inet = borrowed.family in {socket.AF_INET, socket.AF_INET6}
+                if inet and borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    borrowed.setsockopt(socket.IPPROTO_TCP, option, value)
+                    found = True
+            finally:
+                borrowed.detach()  # not ours to close
+    return found
 
 
 def _server(settings: Settings, address: Address) -> MPServer:

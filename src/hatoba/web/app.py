@@ -20,14 +20,13 @@ from hatoba.registry.ports import BodyInterrupted
 from hatoba.telemetry import AccessLog
 from hatoba.web import errors
 from hatoba.web.messages import ClientGone, Receive, Request, Response, Scope, Send
-from hatoba.web.sending import BlobSender, send_response
+from hatoba.web.sending import CLIENT_GONE, BlobSender, Cut, send_response
 from hatoba.web.v2 import routes
 from hatoba.web.v2.base import Answer, BlobAnswer, Registry
 
 _DRAIN_BYTES = 64 * 1024
 _LINGER_SECONDS = 5.0
 _VERSION = (b"docker-distribution-api-version", b"registry/2.0")
-_CLIENT_GONE = 499  # for the log alone, nobody is there to be told
 
 Ready = Callable[[], Awaitable[list[str]]]
 
@@ -47,7 +46,7 @@ class App:
         self._ready = ready
         self._access_log = access_log
         self._stall_seconds = stall_seconds
-        self._blobs = BlobSender()
+        self._blobs = BlobSender(stall_seconds)
         self._common = [_VERSION]
         self._common += [(k.lower().encode(), value.encode()) for k, values in headers.items() for value in values]
         self._numbers = itertools.count(1)
@@ -64,15 +63,18 @@ class App:
         started = time.perf_counter()
         request = Request(scope, receive, self._stall_seconds)
         request_id = self._registry.proxies.request_id(request) or f"{os.getpid():x}-{next(self._numbers):x}"
-        status, sent = _CLIENT_GONE, 0
+        status = CLIENT_GONE
         try:
             answer = await self._answer(request, request_id)
             if answer is not None:
                 status = answer.status
-                sent = await self._send(request, send, answer)
+                await self._send(request, send, answer)
+        except Cut as cut:
+            # Returning is enough: granian closes a connection whose answer is shorter than it was announced.
+            status = cut.status
         finally:
             if self._access_log is not None:
-                self._write_line(request, request_id, status, sent, time.perf_counter() - started)
+                self._write_line(request, request_id, status, time.perf_counter() - started)
         if request.cut_short:
             await request.linger(_LINGER_SECONDS)
 
@@ -126,18 +128,19 @@ class App:
             known = await self._registry.access.authorize(sent, action, repository, address)
         request.user = known if isinstance(known, str) else None
 
-    async def _send(self, request: Request, send: Send, answer: Answer) -> int:
-        """Send the answer; how many bytes of body went out."""
+    async def _send(self, request: Request, send: Send, answer: Answer) -> None:
+        """Send the answer; raises Cut."""
         headers = list(self._common)
         headers += [(name.encode(), value.encode("utf-8", "replace")) for name, value in answer.headers]
         if isinstance(answer, BlobAnswer):
-            return await self._blobs.send(request, send, answer, headers)
+            await self._blobs.send(request, send, answer, headers)
+            return
         if not await request.drain(_DRAIN_BYTES):
             # A long body that nobody reads: answer at once, and close when the client has had time to hear it.
             headers.append((b"connection", b"close"))
-        return await send_response(request, send, answer, headers)
+        await send_response(request, send, answer, headers)
 
-    def _write_line(self, request: Request, request_id: str, status: int, sent: int, seconds: float) -> None:
+    def _write_line(self, request: Request, request_id: str, status: int, seconds: float) -> None:
         fields: dict[str, str | int | float] = {
             "id": request_id,
             "user": request.user or "-",
@@ -147,7 +150,7 @@ class App:
             "action": request.action or "-",
             "path": request.path[:512],
             "status": status,
-            "bytes": sent,
+            "bytes": request.sent_bytes,
             "ms": round(seconds * 1000, 1),
         }
         if self._access_log is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
 from hatoba.errors import RegistryError, SizeInvalid
+from hatoba.web.bodies import Share
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -17,7 +19,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[str, str]]
 
-
+_STALLS_A_BODY = 10  # a body in memory may take so many stall time-outs in all, or a trickle would hold it for ever
 _DRAIN_SECONDS = 1.0  # for a short body that was announced and does not come: the answer need not wait for it
 
 
@@ -45,7 +47,7 @@ class Response:
 class Request:
     """One request. `user` is None for anonymous; `action` and `repository` are set by the router, for the log.
 
-    `cut_short`: the answer goes out before the body was read.
+    `cut_short`: the answer goes out before the body was read. `sent_bytes` of the answer's body have gone out.
     """
 
     def __init__(self, scope: Scope, receive: Receive, stall_seconds: float) -> None:
@@ -59,6 +61,7 @@ class Request:
         self.body_read = False
         self.cut_short = False
         self.stalled = False
+        self.sent_bytes = 0
         self._receive = receive
         self._stall_seconds = stall_seconds
         self._query: list[tuple[str, str]] | None = None
@@ -95,10 +98,6 @@ class Request:
             raise SizeInvalid("Content-Length is no number")
         return int(value)
 
-    async def receive(self) -> Message:
-        """The next ASGI message."""
-        return await self._receive()
-
     async def stream(self) -> AsyncIterator[bytes]:
         """The body as it arrives; raises ClientGone."""
         more = not self.body_read
@@ -115,19 +114,22 @@ class Request:
             self.body_read = not more
             yield message.get("body", b"")
 
-    async def body(self, limit: int) -> bytes:
-        """The whole body; raises BodyTooLarge over `limit` bytes, ClientGone."""
+    async def body(self, limit: int, share: Share) -> bytes:
+        """The whole body, held in `share`; raises BodyTooLarge over `limit` bytes, ClientGone, TooManyRequests."""
         announced = self.length_bytes
         if announced is not None and announced > limit:
             raise BodyTooLarge
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()  # not a list: a client may send bytes one by one, and each would be an object of 50
+        end = time.monotonic() + _STALLS_A_BODY * self._stall_seconds
         async for part in self.stream():
-            size += len(part)
-            if size > limit:
+            if len(body) + len(part) > limit:
                 raise BodyTooLarge
-            parts.append(part)
-        return b"".join(parts)
+            share.grow(len(body) + len(part))
+            if time.monotonic() > end:
+                self.stalled = True
+                raise ClientGone(stalled=True)
+            body += part
+        return bytes(body)
 
     async def drain(self, limit: int) -> bool:
         """Read and drop what is left of a short body, so that the connection can be used again.
@@ -171,3 +173,11 @@ class Request:
                 while not self.body_read:
                     message = await self._receive()
                     self.body_read = message["type"] != "http.request" or not message.get("more_body", False)
+
+    async def left(self) -> None:
+        """Wait until the client has closed the connection; what still comes of the body is dropped.
+
+        It also returns when the whole answer is out, which is all that an ASGI server tells by that message.
+        """
+        while (await self._receive())["type"] == "http.request":
+            pass

@@ -11,7 +11,7 @@ from collections import deque
 
 import structlog
 
-from hatoba.errors import RegistryError
+from hatoba.errors import RegistryError, Unavailable
 from hatoba.registry.blobs import OpenBlob
 from hatoba.web.messages import Request, Response, Send
 from hatoba.web.v2.base import BlobAnswer
@@ -22,20 +22,29 @@ _LINGER_SECONDS = 30.0
 _MOST_LINGERING = 4096
 _NO_LENGTH = {204, 304}
 
+CLIENT_GONE = 499  # for the log alone, as nginx has it: nobody is there to be told
+
 
 class Cut(Exception):
-    """Ends a connection whose answer cannot be finished; the server closes it on any exception."""
+    """The answer cannot be finished: it ends here, short of its announced length, and so does the connection.
+
+    `status` is for the log, the client has been told another.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
-async def send_response(request: Request, send: Send, answer: Response, headers: RawHeaders) -> int:
-    """Send an answer that fits in memory; the bytes of its body."""
+async def send_response(request: Request, send: Send, answer: Response, headers: RawHeaders) -> None:
+    """Send an answer that fits in memory."""
     known = any(name == b"content-length" for name, _ in headers)
     if not known and answer.status not in _NO_LENGTH:
         headers.append((b"content-length", b"%d" % len(answer.body)))
     body = b"" if request.method == "HEAD" else answer.body
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-    return len(body)
+    request.sent_bytes = len(body)
 
 
 class BlobSender:
@@ -46,15 +55,18 @@ class BlobSender:
     over linger, and when many do, blobs are streamed instead.
     """
 
-    def __init__(self, most: int = _MOST_LINGERING, linger_seconds: float = _LINGER_SECONDS) -> None:
+    def __init__(
+        self, stall_seconds: float, most: int = _MOST_LINGERING, linger_seconds: float = _LINGER_SECONDS
+    ) -> None:
+        self._stall_seconds = stall_seconds
         # A part of what the process may open, so that clients who come and go at once leave enough for the others.
         self._most = min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
         self._linger_seconds = linger_seconds
         self._lingering: deque[tuple[float, OpenBlob]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def send(self, request: Request, send: Send, answer: BlobAnswer, headers: RawHeaders) -> int:
-        """Send a blob or a range of it and see to its reader's end; the bytes of the body."""
+    async def send(self, request: Request, send: Send, answer: BlobAnswer, headers: RawHeaders) -> None:
+        """Send a blob or a range of it and see to its reader's end; raises Cut."""
         headers.append((b"content-length", b"%d" % answer.length))
         lingers = False
         try:
@@ -64,14 +76,16 @@ class BlobSender:
                 lingers = True
                 # By number, not by name: when the server opens it the name may be gone.
                 await send({"type": "http.response.pathsend", "path": f"/proc/self/fd/{descriptor}"})
+                request.sent_bytes = answer.length  # as far as anybody can tell
+            elif answer.length <= _BLOCK_BYTES:
+                await self._send_block(request, send, answer, 0)
             else:
-                await _stream(send, answer)
+                await self._stream(request, send, answer)
         finally:
             if lingers:
                 self._linger(answer.blob)
             else:
                 answer.blob.reader.close()
-        return answer.length
 
     def close(self) -> None:
         """Close every descriptor; no transfer may begin any more."""
@@ -79,6 +93,36 @@ class BlobSender:
             self._timer.cancel()
         while self._lingering:
             self._lingering.popleft()[1].reader.close()
+
+    async def _stream(self, request: Request, send: Send, answer: BlobAnswer) -> None:
+        # Only `receive` tells that the client has left: granian's `send` then takes what it gets, and drops it.
+        left = asyncio.get_running_loop().create_task(request.left())
+        try:
+            while request.sent_bytes < answer.length:
+                if left.done():
+                    raise Cut(CLIENT_GONE)
+                await self._send_block(request, send, answer, request.sent_bytes)
+        finally:
+            left.cancel()
+
+    async def _send_block(self, request: Request, send: Send, answer: BlobAnswer, position: int) -> None:
+        """Read and send one block from `position` of the answer's bytes; raises Cut."""
+        wanted = min(_BLOCK_BYTES, answer.length - position)
+        try:
+            block = await answer.blob.reader.read(answer.first + position, wanted) if wanted else b""
+        except RegistryError as error:
+            structlog.stdlib.get_logger("hatoba.web").error("reading a blob failed", reason=error.message)
+            raise Cut(error.status) from None
+        if wanted and not block:
+            raise Cut(Unavailable.status)
+        more = position + len(block) < answer.length
+        try:
+            # It returns when there is room for the next block: a client that reads slowly makes it wait.
+            async with asyncio.timeout(self._stall_seconds):
+                await send({"type": "http.response.body", "body": block, "more_body": more})
+        except TimeoutError:
+            raise Cut(CLIENT_GONE) from None
+        request.sent_bytes = position + len(block)
 
     def _can_hand_over(self, request: Request, answer: BlobAnswer) -> bool:
         # Up to one block a read is cheaper than the server's own open and reads.
@@ -99,19 +143,3 @@ class BlobSender:
             self._lingering.popleft()[1].reader.close()
         if self._lingering:
             self._timer = loop.call_at(self._lingering[0][0], self._sweep)
-
-
-async def _stream(send: Send, answer: BlobAnswer) -> None:
-    position, end = answer.first, answer.first + answer.length
-    if position == end:
-        await send({"type": "http.response.body", "body": b""})
-    while position < end:
-        try:
-            block = await answer.blob.reader.read(position, min(_BLOCK_BYTES, end - position))
-        except RegistryError as error:
-            block = b""
-            structlog.stdlib.get_logger("hatoba.web").error("reading a blob failed", reason=error.message)
-        if not block:
-            raise Cut
-        position += len(block)
-        await send({"type": "http.response.body", "body": block, "more_body": position < end})

@@ -15,6 +15,7 @@ from hatoba.registry.referrers import Referrers
 from hatoba.registry.repositories import Repositories
 from hatoba.registry.tags import Tags
 from hatoba.registry.uploads import Uploads
+from hatoba.web.bodies import Bodies
 from hatoba.web.messages import Headers, Request, Response
 from hatoba.web.proxies import Proxies
 
@@ -48,6 +49,7 @@ class Registry:
     referrers: Referrers
     options: Options
     proxies: Proxies
+    bodies: Bodies
 
     def require_writable(self, action: str) -> None:
         """Raise Unsupported for a push or delete in read-only mode."""

@@ -6,6 +6,7 @@ from hatoba.errors import BlobUploadInvalid, ManifestTooLarge, TooManyTags
 from hatoba.oci.digest import Digest
 from hatoba.oci.reference import RepositoryName, find_reference, parse_reference, parse_tag
 from hatoba.registry.manifests import Push
+from hatoba.web.bodies import Share
 from hatoba.web.messages import BodyTooLarge, ClientGone, Request, Response
 from hatoba.web.v2 import base
 from hatoba.web.v2.base import Registry
@@ -35,16 +36,10 @@ async def put(registry: Registry, request: Request, name: RepositoryName, refere
     if len(asked) > _MOST_TAGS:
         raise TooManyTags(f"at most {_MOST_TAGS} tags fit one request")
     tags = tuple(dict.fromkeys(parse_tag(tag) for tag in asked))
-    try:
-        body = await request.body(registry.options.manifest_bytes)
-    except BodyTooLarge:
-        raise ManifestTooLarge(f"a manifest may have {registry.options.manifest_bytes} bytes") from None
-    except ClientGone as gone:
-        if not gone.stalled:
-            raise
-        raise BlobUploadInvalid("the body did not arrive") from None
-    push = Push(name, where, request.header("content-type"), body, tags, request.user)
-    pushed = await registry.manifests.put(push)
+    with registry.bodies.share() as share:
+        body = await _body(registry, request, share)
+        push = Push(name, where, request.header("content-type"), body, tags, request.user)
+        pushed = await registry.manifests.put(push)
     headers = [
         ("location", registry.address(request, base.manifest_path(name, where))),
         ("docker-content-digest", str(pushed.digest)),
@@ -65,3 +60,15 @@ async def delete(registry: Registry, request: Request, name: RepositoryName, ref
     else:
         await registry.tags.delete(name, where, request.user)
     return Response(202)
+
+
+async def _body(registry: Registry, request: Request, share: Share) -> bytes:
+    limit = registry.options.manifest_bytes
+    try:
+        return await request.body(limit, share)
+    except BodyTooLarge:
+        raise ManifestTooLarge(f"a manifest may have {limit} bytes") from None
+    except ClientGone as gone:
+        if not gone.stalled:
+            raise
+        raise BlobUploadInvalid("the body did not arrive") from None
