@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import structlog
 
 from hatoba.auth.access import Miss
-from hatoba.errors import NotFound, RegistryError, Unsupported
+from hatoba.errors import NotFound, RegistryError, SizeInvalid, Unsupported
 from hatoba.oci.reference import parse_name
 from hatoba.registry.ports import BodyInterrupted
 from hatoba.telemetry import AccessLog
@@ -69,6 +69,10 @@ class App:
             if answer is not None:
                 status = answer.status
                 await self._send(request, send, answer)
+            else:
+                # Mostly nobody hears it. But a body that is no HTTP looks like this too, and so does a client that
+                # closed its own side alone; without an answer granian would tell them 500.
+                await self._send(request, send, errors.render(SizeInvalid("the body broke off")))
         except Cut as cut:
             # Returning is enough: granian closes a connection whose answer is shorter than it was announced.
             status = cut.status
