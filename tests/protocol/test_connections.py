@@ -302,3 +302,14 @@ async def test_body_that_breaks_off(remote, connect, kit, where, framing):
     assert answer.headers["connection"] == "close"
     assert (await remote("GET", session)).status_code == 204, "the session goes on"
     assert (await remote("HEAD", remote.blob_path(digest))).status_code == 404
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_blob_asked_for_with_a_body(remote, connect, size):
+    """Odd, but HTTP: the body is taken, and the connection goes on."""
+    blob = await remote.push_blob(os.urandom(size))
+    connection = await connect()
+    for _ in range(50):
+        head = connection.head("GET", remote.blob_path(blob.digest), Transfer_Encoding="chunked")
+        connection.writer.write(head + b"5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n")
+        assert (await connection.read("GET")).body == blob.body

@@ -136,13 +136,20 @@ class App:
         """Send the answer; raises Cut."""
         headers = list(self._common)
         headers += [(name.encode(), value.encode("utf-8", "replace")) for name, value in answer.headers]
-        if isinstance(answer, BlobAnswer):
-            await self._blobs.send(request, send, answer, headers)
-            return
-        if not await request.drain(_DRAIN_BYTES):
+        try:
+            # Whoever asks for a blob sends no body, or almost never: that is seen without asking the server.
+            whole = (isinstance(answer, BlobAnswer) and not request.has_body) or await request.drain(_DRAIN_BYTES)
+        except BaseException:
+            if isinstance(answer, BlobAnswer):
+                answer.blob.reader.close()
+            raise
+        if not whole:
             # A long body that nobody reads: answer at once, and close when the client has had time to hear it.
             headers.append((b"connection", b"close"))
-        await send_response(request, send, answer, headers)
+        if isinstance(answer, BlobAnswer):
+            await self._blobs.send(request, send, answer, headers)
+        else:
+            await send_response(request, send, answer, headers)
 
     def _write_line(self, request: Request, request_id: str, status: int, seconds: float) -> None:
         fields: dict[str, str | int | float] = {
