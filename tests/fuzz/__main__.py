@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import concurrent.futures
 import multiprocessing
+import signal
 import sys
 import tempfile
 import time
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="the server's workers")
     parser.add_argument("--root", type=Path, help="where the data goes, default a temporary folder")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends, too
     with (
         tempfile.TemporaryDirectory(prefix="hatoba-fuzz-", dir=options.root) as folder,
         serving(Path(folder), options.workers) as registry,

@@ -57,6 +57,8 @@ class Connection:
 
     async def send(self, raw: bytes) -> None:
         """Send bytes; a connection that is closed meanwhile is found out by reading."""
+        if self._writer.transport.is_closing():
+            return
         with contextlib.suppress(ConnectionError):
             self._writer.write(raw)
             await self._writer.drain()
