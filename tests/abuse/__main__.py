@@ -1,6 +1,7 @@
 """`make abuse`: every attack on a real server, and what it takes up before and after; a Markdown table.
 
-Some rounds go before the first measurement, so that pools, caches and the allocator are as in use; as many follow it.
+Rounds to warm up go first, so that pools, caches and the allocator are as in use. Memory is the mean over the ends of
+rounds, since the allocator gives back more or less of it; everything else is counted when the server is idle.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 from abuse.attacks import ATTACKS, NAME, Target, ask
-from abuse.footprint import Footprint, growth, measure, table
+from abuse.footprint import Footprint, growth, measure, memory_kib, table
 from fuzz import vocabulary
 from fuzz.serving import Registry, problems_at_the_end, serving
 
@@ -27,12 +28,15 @@ def abuse(registry: Registry, scale: float) -> tuple[Footprint, Footprint]:
     """Rounds to warm up, and rounds that count; the footprint before and after those. Raises AssertionError."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     target = Target(registry.port, scale)
+    asyncio.run(_round(target))
     found = []
     for _ in ("before", "after"):
+        memory = []
         for _ in range(ROUNDS):
             asyncio.run(_round(target))
+            memory.append(memory_kib(registry))
         time.sleep(IDLE_SECONDS)
-        found.append(measure(registry))
+        found.append(measure(registry, sum(memory) // ROUNDS))
     return found[0], found[1]
 
 

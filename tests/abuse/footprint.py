@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,22 +16,28 @@ class Worker:
 
     descriptors: int
     threads: int
-    pss_kib: int
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """All of a registry at one moment. `files` are those that are neither content nor links."""
+    """All of a registry. `files` are those that are neither content nor links; `memory_kib` that of all workers."""
 
     workers: tuple[Worker, ...]
     sessions: int
     files: int
+    memory_kib: int
 
 
-def measure(registry: Registry) -> Footprint:
+def measure(registry: Registry, memory_kib: int) -> Footprint:
     """The footprint now."""
     workers = tuple(_worker(Path(f"/proc/{pid}")) for pid in registry.children())
-    return Footprint(workers, registry.sessions(), len(registry.leftovers()))
+    return Footprint(workers, registry.sessions(), len(registry.leftovers()), memory_kib)
+
+
+def memory_kib(registry: Registry) -> int:
+    """PSS of all workers together: the kernel spreads connections unevenly over them."""
+    files = (Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii") for pid in registry.children())
+    return sum(int(line.split()[1]) for file in files for line in file.splitlines() if line.startswith("Pss:"))
 
 
 def growth(before: Footprint, after: Footprint) -> list[str]:
@@ -49,8 +54,7 @@ def figures(before: Footprint, after: Footprint) -> list[tuple[str, int, int]]:
             (f"worker {number}: open files", was.descriptors, now.descriptors),
             (f"worker {number}: threads", was.threads, now.threads),
         ]
-    # Of all together: the kernel spreads connections unevenly, and an allocator keeps what a worker needed once.
-    return [*found, ("memory of all workers (PSS, KiB)", *(sum(w.pss_kib for w in f.workers) for f in (before, after)))]
+    return [*found, ("memory of all workers (PSS, KiB)", before.memory_kib, after.memory_kib)]
 
 
 def table(before: Footprint, after: Footprint) -> str:
@@ -60,9 +64,4 @@ def table(before: Footprint, after: Footprint) -> str:
 
 
 def _worker(proc: Path) -> Worker:
-    memory = re.search(r"^Pss:\s+(\d+) kB", (proc / "smaps_rollup").read_text(encoding="ascii"), re.MULTILINE)
-    return Worker(
-        descriptors=len(list((proc / "fd").iterdir())),
-        threads=len(list((proc / "task").iterdir())),
-        pss_kib=int(memory[1]) if memory else 0,
-    )
+    return Worker(descriptors=len(list((proc / "fd").iterdir())), threads=len(list((proc / "task").iterdir())))

@@ -117,6 +117,8 @@ class Generator:
             where = rng.randrange(4, len(path) + 1)
             path = path[:where] + vocabulary.spoiled(rng, path[where:] or b"/")
         query = self._query(route.pattern, method)
+        if query is not None and rng.random() < 0.1:
+            query += b"&" + (self._query(route.pattern, method) or b"")
         case = Case(method, path + (b"?" + query if query is not None else b""))
         sign_in = self._decorate(case)
         impossible = self._body(case, route.pattern)
@@ -185,7 +187,7 @@ class Generator:
         return rng.choice(QUERIES) if rng.random() < 0.1 else None
 
     def _decorate(self, case: Case) -> str:
-        """Headers; how the request signs in: right, not at all (none) or wrong."""
+        """Headers; how the request signs in: right, wrong, not at all (none), or in two ways (either)."""
         rng = self._rng
         sign_in = rng.random()
         kind = "right"
@@ -195,6 +197,9 @@ class Generator:
             kind = "none"
             if sign_in > 0.94:
                 case.headers.append((b"authorization", rng.choice(NO_CREDENTIALS)))
+        elif sign_in > 0.999:
+            kind = "either"  # HTTP leaves open which of two counts
+            case.headers += rng.sample([RIGHT, (b"authorization", rng.choice(NO_CREDENTIALS))], 2)
         else:
             kind = "wrong"
             address = ".".join(str(rng.randrange(1, 250)) for _ in range(4)).encode()

@@ -91,6 +91,8 @@ def _before(  # noqa: PLR0911  one a rule
         return expect(400, codes="NAME_INVALID")
     if sign_in == "none":
         return expect(401, codes="UNAUTHORIZED")
+    if sign_in == "either":
+        return Expect()
     if sign_in == "wrong":
         return expect(401, 429, codes="UNAUTHORIZED TOOMANYREQUESTS")
     return None
