@@ -131,7 +131,6 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             settings.http.headers,
             settings.hatoba.limits.stalltimeout.total_seconds(),
         )
-        stack.callback(app.close)
         purging = settings.storage.maintenance.uploadpurging
         stack.push_async_callback(_last_settle, mirror)
         await stack.enter_async_context(_background(mirror.run()))

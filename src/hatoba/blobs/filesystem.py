@@ -59,7 +59,8 @@ class Filesystem:
 
     async def open(self, key: str) -> BlobReader:
         """See `BlobDriver.open`."""
-        descriptor = _open_for_reading(self._path(key))
+        path = self._path(key)
+        descriptor = _open_for_reading(path)
         try:
             with _translated():
                 found = os.fstat(descriptor)
@@ -68,7 +69,7 @@ class Filesystem:
         except BaseException:
             os.close(descriptor)
             raise
-        return _FileReader(descriptor, found.st_size, self._pool)
+        return _FileReader(path, descriptor, found.st_size, self._pool)
 
     async def read(self, key: str, limit: int) -> bytes:
         """See `BlobDriver.read`."""
@@ -205,13 +206,11 @@ class Filesystem:
 class _FileReader:
     """One descriptor; the reads are positional, so a request may have several under way."""
 
-    def __init__(self, descriptor: int, size: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, path: str, descriptor: int, size: int, pool: ThreadPoolExecutor) -> None:
+        self.path: str | None = path
         self.size = size
         self._descriptor: int | None = descriptor
         self._pool = pool
-
-    def fileno(self) -> int | None:
-        return self._descriptor
 
     async def read(self, offset: int, length: int) -> bytes:
         descriptor = self._descriptor

@@ -20,7 +20,7 @@ from hatoba.registry.ports import BodyInterrupted
 from hatoba.telemetry import AccessLog
 from hatoba.web import errors
 from hatoba.web.messages import ClientGone, Receive, Request, Response, Scope, Send
-from hatoba.web.sending import CLIENT_GONE, BlobSender, Cut, send_response
+from hatoba.web.sending import CLIENT_GONE, Cut, send_blob, send_response
 from hatoba.web.v2 import routes
 from hatoba.web.v2.base import Answer, BlobAnswer, Registry
 
@@ -46,15 +46,10 @@ class App:
         self._ready = ready
         self._access_log = access_log
         self._stall_seconds = stall_seconds
-        self._blobs = BlobSender(stall_seconds)
         self._common = [_VERSION]
         self._common += [(k.lower().encode(), value.encode()) for k, values in headers.items() for value in values]
         self._numbers = itertools.count(1)
         self._log = structlog.stdlib.get_logger("hatoba.web")
-
-    def close(self) -> None:
-        """Free what answers left behind."""
-        self._blobs.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; anything but HTTP is no business of ours."""
@@ -133,7 +128,7 @@ class App:
         headers = list(self._common)
         headers += [(name.encode(), value.encode("utf-8", "replace")) for name, value in answer.headers]
         if isinstance(answer, BlobAnswer):
-            await self._blobs.send(request, send, answer, headers)
+            await send_blob(request, send, answer, headers, self._stall_seconds)
             return
         if not await request.drain(_DRAIN_BYTES):
             # A long body that nobody reads: answer at once, and close when the client has had time to hear it.

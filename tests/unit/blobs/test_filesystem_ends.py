@@ -344,7 +344,7 @@ async def test_a_cancelled_reader_outlasts_its_call(driver, upload, monkeypatch,
         patched.setattr(os, "pread", blocked)
         await blocked.cancel(asyncio.ensure_future(work()))
     assert blocked.names == [str(root / upload)]
-    assert reader.fileno() is None
+    assert reader._descriptor is None
 
 
 async def test_what_was_written_is_closed_off_the_loop(driver, upload, monkeypatch, root):

@@ -8,7 +8,7 @@ from hatoba.errors import Unavailable
 from hatoba.oci.digest import Digest
 from hatoba.registry.blobs import OpenBlob
 from hatoba.web.messages import Request
-from hatoba.web.sending import CLIENT_GONE, BlobSender, Cut
+from hatoba.web.sending import CLIENT_GONE, Cut, send_blob
 from hatoba.web.v2.base import BlobAnswer
 
 BLOCK = 512 * 1024
@@ -23,8 +23,7 @@ class Reader:
         self.closed = False
         self.reads = 0
 
-    def fileno(self):
-        return None
+    path = None
 
     async def read(self, offset, length):
         self.reads += 1
@@ -70,15 +69,12 @@ async def send(reader, client, first=0, length=SIZE, stall_seconds=60.0):
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "extensions": {}}
     request = Request(scope, client.receive, 60)
     blob = OpenBlob(Digest.parse("sha256:" + "0" * 64), SIZE, reader)
-    sender = BlobSender(stall_seconds)
     try:
-        await sender.send(request, client.send, BlobAnswer(206, [], blob, first, length), [])
+        await send_blob(request, client.send, BlobAnswer(206, [], blob, first, length), [], stall_seconds)
     except Cut as cut:
         request.cut = cut.status
     else:
         request.cut = None
-    finally:
-        sender.close()
     assert reader.closed
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1, "nobody waits on"
