@@ -51,7 +51,7 @@ ON_PURPOSE = (
     (OPEN, "hatoba/operations/verify.py", {"follow_links"}),  # the same, once a start
     (OPEN, "hatoba/operations/heal.py", {"heal_missing"}),  # the same
     (OPEN | {"os.stat", "io.BufferedReader.read"}, "hatoba/auth/htpasswd.py", {"_refresh"}),  # read when changed
-    ({"os.write"}, "hatoba/telemetry.py", {"flush"}),  # the access log, four times a second
+    ({"os.write", "os.pwritev"}, "hatoba/telemetry.py", {"_put"}),  # only where there is room
 )
 # What Python and pytest do beneath hatoba's frames.
 BENEATH = (
