@@ -44,6 +44,8 @@ class Filesystem:
         self._root = root
         self._temporary = root / OWN_FOLDER / "tmp"
         self._temporary.mkdir(parents=True, exist_ok=True)
+        # Apart, so that pulls do not wait for a disk that syncs slowly.
+        self._reads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hatoba-read")
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="hatoba-disk")
         self._durable: set[str] = set()
 
@@ -69,7 +71,7 @@ class Filesystem:
         except BaseException:
             os.close(descriptor)
             raise
-        return _FileReader(path, descriptor, found.st_size, self._pool)
+        return _FileReader(path, descriptor, found.st_size, self._reads)
 
     async def read(self, key: str, limit: int) -> bytes:
         """See `BlobDriver.read`."""
@@ -148,6 +150,7 @@ class Filesystem:
 
     def close(self) -> None:
         """See `BlobDriver.close`."""
+        self._reads.shutdown(wait=True)
         self._pool.shutdown(wait=True)
 
     async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
