@@ -18,6 +18,7 @@ from hatoba.web.v2.base import BlobAnswer
 
 RawHeaders = list[tuple[bytes, bytes]]
 _BLOCK_BYTES = 512 * 1024
+_UNWATCHED_BYTES = 4 * _BLOCK_BYTES  # to watch out for a client that leaves costs as much as to send a block
 _LINGER_SECONDS = 30.0
 _MOST_LINGERING = 4096
 _NO_LENGTH = {204, 304}
@@ -77,8 +78,6 @@ class BlobSender:
                 # By number, not by name: when the server opens it the name may be gone.
                 await send({"type": "http.response.pathsend", "path": f"/proc/self/fd/{descriptor}"})
                 request.sent_bytes = answer.length  # as far as anybody can tell
-            elif answer.length <= _BLOCK_BYTES:
-                await self._send_block(request, send, answer, 0)
             else:
                 await self._stream(request, send, answer)
         finally:
@@ -95,18 +94,26 @@ class BlobSender:
             self._lingering.popleft()[1].reader.close()
 
     async def _stream(self, request: Request, send: Send, answer: BlobAnswer) -> None:
+        await self._send_block(request, send, answer)
+        while request.sent_bytes < min(answer.length, _UNWATCHED_BYTES):
+            await self._send_block(request, send, answer)
+        if request.sent_bytes < answer.length:
+            await self._stream_watching(request, send, answer)
+
+    async def _stream_watching(self, request: Request, send: Send, answer: BlobAnswer) -> None:
         # Only `receive` tells that the client has left: granian's `send` then takes what it gets, and drops it.
         left = asyncio.get_running_loop().create_task(request.left())
         try:
             while request.sent_bytes < answer.length:
                 if left.done():
                     raise Cut(CLIENT_GONE)
-                await self._send_block(request, send, answer, request.sent_bytes)
+                await self._send_block(request, send, answer)
         finally:
             left.cancel()
 
-    async def _send_block(self, request: Request, send: Send, answer: BlobAnswer, position: int) -> None:
-        """Read and send one block from `position` of the answer's bytes; raises Cut."""
+    async def _send_block(self, request: Request, send: Send, answer: BlobAnswer) -> None:
+        """Read and send the next block, an empty one if the answer is empty; raises Cut."""
+        position = request.sent_bytes
         wanted = min(_BLOCK_BYTES, answer.length - position)
         try:
             block = await answer.blob.reader.read(answer.first + position, wanted) if wanted else b""
