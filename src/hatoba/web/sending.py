@@ -15,6 +15,7 @@ from hatoba.web.v2.base import BlobAnswer
 
 RawHeaders = list[tuple[bytes, bytes]]
 _BLOCK_BYTES = 512 * 1024
+_UNWATCHED_BYTES = 4 * _BLOCK_BYTES  # to watch out for a client that leaves costs as much as to send a block
 _NO_LENGTH = {204, 304}
 
 CLIENT_GONE = 499  # for the log alone, as nginx has it: nobody is there to be told
@@ -57,8 +58,6 @@ async def send_blob(
         if path is not None:
             await send({"type": "http.response.pathsend", "path": path})
             request.sent_bytes = answer.length  # as far as anybody can tell
-        elif answer.length <= _BLOCK_BYTES:
-            await _send_block(request, send, answer, 0, stall_seconds)
         else:
             await _stream(request, send, answer, stall_seconds)
     finally:
@@ -73,19 +72,28 @@ def _path_to_hand_over(request: Request, answer: BlobAnswer) -> str | None:
 
 
 async def _stream(request: Request, send: Send, answer: BlobAnswer, stall_seconds: float) -> None:
+    await _send_block(request, send, answer, stall_seconds)
+    while request.sent_bytes < min(answer.length, _UNWATCHED_BYTES):
+        await _send_block(request, send, answer, stall_seconds)
+    if request.sent_bytes < answer.length:
+        await _stream_watching(request, send, answer, stall_seconds)
+
+
+async def _stream_watching(request: Request, send: Send, answer: BlobAnswer, stall_seconds: float) -> None:
     # Only `receive` tells that the client has left: granian's `send` then takes what it gets, and drops it.
     left = asyncio.get_running_loop().create_task(request.left())
     try:
         while request.sent_bytes < answer.length:
             if left.done():
                 raise Cut(CLIENT_GONE)
-            await _send_block(request, send, answer, request.sent_bytes, stall_seconds)
+            await _send_block(request, send, answer, stall_seconds)
     finally:
         left.cancel()
 
 
-async def _send_block(request: Request, send: Send, answer: BlobAnswer, position: int, stall_seconds: float) -> None:
-    """Read and send one block from `position` of the answer's bytes; raises Cut."""
+async def _send_block(request: Request, send: Send, answer: BlobAnswer, stall_seconds: float) -> None:
+    """Read and send the next block, an empty one if the answer is empty; raises Cut."""
+    position = request.sent_bytes
     wanted = min(_BLOCK_BYTES, answer.length - position)
     try:
         block = await answer.blob.reader.read(answer.first + position, wanted) if wanted else b""

@@ -12,7 +12,7 @@ from hatoba.web.sending import CLIENT_GONE, Cut, send_blob
 from hatoba.web.v2.base import BlobAnswer
 
 BLOCK = 512 * 1024
-SIZE = 3 * BLOCK + 5
+SIZE = 12 * BLOCK + 5
 
 
 class Reader:
@@ -81,7 +81,10 @@ async def send(reader, client, first=0, length=SIZE, stall_seconds=60.0):
     return request
 
 
-@pytest.mark.parametrize(("first", "length"), [(0, SIZE), (1, SIZE - 1), (7, BLOCK), (7, BLOCK + 1), (0, 1), (0, 0)])
+@pytest.mark.parametrize(
+    ("first", "length"),
+    [(0, SIZE), (1, SIZE - 1), (7, BLOCK), (7, BLOCK + 1), (7, 4 * BLOCK), (7, 5 * BLOCK), (0, 1), (0, 0)],
+)
 @pytest.mark.parametrize("body", [[], [b""], [b"x" * 100_000] * 5])
 async def test_all_of_it(first, length, body):
     """A GET may have a body; nobody wants it, and it stands in nobody's way."""
@@ -93,14 +96,15 @@ async def test_all_of_it(first, length, body):
 
 async def test_a_client_that_leaves_is_sent_nothing_more():
     reader = Reader()
-    request = await send(reader, Client(1, leaves=True))
+    request = await send(reader, Client(7, leaves=True))
     assert request.cut == CLIENT_GONE
-    assert reader.reads == 2
+    assert reader.reads == 8
 
 
 async def test_a_client_that_stands_still_is_cut():
-    request = await send(Reader(), Client(2), stall_seconds=0.05)
-    assert (request.cut, request.sent_bytes) == (CLIENT_GONE, 2 * BLOCK)
+    for blocks in (0, 2, 7):
+        request = await send(Reader(), Client(blocks), stall_seconds=0.05)
+        assert (request.cut, request.sent_bytes) == (CLIENT_GONE, blocks * BLOCK)
 
 
 @pytest.mark.parametrize("length", [10, SIZE])
