@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -268,3 +269,47 @@ async def test_http_1_0(connect):
     async with asyncio.timeout(20):
         head, _, body = (await connection.reader.read()).partition(b"\r\n\r\n")
     assert (head.split()[1], body) == (b"200", b"{}")
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"transfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        b"transfer-encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
+        b"transfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}\r\n0\r\n\r\n",
+        b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n",
+        b"content-length: 10\r\n\r\n{}",
+    ],
+    ids=["no number", "negative", "huge", "no end", "short"],
+)
+@pytest.mark.parametrize("where", ["manifest", "chunk", "end", "whole"])
+async def test_body_that_breaks_off(remote, connect, kit, where, framing):
+    """A body that is no HTTP, or the client closes its side alone: it still listens, and is told what was wrong."""
+    digest = kit.digest_of(b"{}")
+    session = httpx.URL(await remote.start()).raw_path.decode()
+    method, path = {
+        "manifest": ("PUT", remote.manifest_path("v1")),
+        "chunk": ("PATCH", session),
+        "end": ("PUT", kit.closing(session, digest)),
+        "whole": ("POST", f"{remote.uploads_path()}?digest={digest}"),
+    }[where]
+    connection = await connect()
+    connection.writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\n".encode() + framing)
+    connection.writer.write_eof()
+    answer = await connection.read(method)
+    assert answer.status == 400
+    assert json.loads(answer.body)["errors"][0]["code"] == "SIZE_INVALID"
+    assert answer.headers["connection"] == "close"
+    assert (await remote("GET", session)).status_code == 204, "the session goes on"
+    assert (await remote("HEAD", remote.blob_path(digest))).status_code == 404
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_blob_asked_for_with_a_body(remote, connect, size):
+    """Odd, but HTTP: the body is taken, and the connection goes on."""
+    blob = await remote.push_blob(os.urandom(size))
+    connection = await connect()
+    for _ in range(50):
+        head = connection.head("GET", remote.blob_path(blob.digest), Transfer_Encoding="chunked")
+        connection.writer.write(head + b"5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n")
+        assert (await connection.read("GET")).body == blob.body

@@ -6,6 +6,7 @@ clients look for, configured headers, the access line, and what happens when som
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -14,13 +15,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import structlog
 
 from hatoba.auth.access import Miss
-from hatoba.errors import NotFound, RegistryError, Unsupported
+from hatoba.errors import NotFound, RegistryError, SizeInvalid, Unsupported
 from hatoba.oci.reference import parse_name
 from hatoba.registry.ports import BodyInterrupted
 from hatoba.telemetry import AccessLog
 from hatoba.web import errors
 from hatoba.web.messages import ClientGone, Receive, Request, Response, Scope, Send
-from hatoba.web.sending import CLIENT_GONE, Cut, send_blob, send_response
+from hatoba.web.sending import CLIENT_GONE, Cut, RawHeaders, send_blob, send_response
 from hatoba.web.v2 import routes
 from hatoba.web.v2.base import Answer, BlobAnswer, Registry
 
@@ -64,6 +65,10 @@ class App:
             if answer is not None:
                 status = answer.status
                 await self._send(request, send, answer)
+            else:
+                # Mostly nobody hears it. But a body that is no HTTP looks like this too, and so does a client that
+                # closed its own side alone; without an answer granian would tell them 500.
+                await self._send(request, send, errors.render(SizeInvalid("the body broke off")))
         except Cut as cut:
             # Returning is enough: granian closes a connection whose answer is shorter than it was announced.
             status = cut.status
@@ -128,11 +133,12 @@ class App:
         headers = list(self._common)
         headers += [(name.encode(), value.encode("utf-8", "replace")) for name, value in answer.headers]
         if isinstance(answer, BlobAnswer):
-            await send_blob(request, send, answer, headers, self._stall_seconds)
+            with contextlib.closing(answer.blob.reader):
+                if request.has_body:  # whoever asks for a blob sends none, or almost never
+                    await _take_body(request, headers)
+                await send_blob(request, send, answer, headers, self._stall_seconds)
             return
-        if not await request.drain(_DRAIN_BYTES):
-            # A long body that nobody reads: answer at once, and close when the client has had time to hear it.
-            headers.append((b"connection", b"close"))
+        await _take_body(request, headers)
         await send_response(request, send, answer, headers)
 
     def _write_line(self, request: Request, request_id: str, status: int, seconds: float) -> None:
@@ -150,6 +156,12 @@ class App:
         }
         if self._access_log is not None:
             self._access_log.add(fields)
+
+
+async def _take_body(request: Request, headers: RawHeaders) -> None:
+    if not await request.drain(_DRAIN_BYTES):
+        # A long body that nobody reads: answer at once, and close when the client has had time to hear it.
+        headers.append((b"connection", b"close"))
 
 
 def _text(status: int, text: str) -> Response:

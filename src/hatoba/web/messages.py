@@ -89,6 +89,11 @@ class Request:
         return values[0] if values else None
 
     @property
+    def has_body(self) -> bool:
+        """Whether the client announced a body (RFC 9112, 6)."""
+        return b"content-length" in self.headers or b"transfer-encoding" in self.headers
+
+    @property
     def length_bytes(self) -> int | None:
         """The announced length of the body; raises SizeInvalid when it is no number."""
         value = self.headers.get(b"content-length")

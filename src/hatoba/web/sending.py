@@ -46,22 +46,19 @@ async def send_response(request: Request, send: Send, answer: Response, headers:
 async def send_blob(
     request: Request, send: Send, answer: BlobAnswer, headers: RawHeaders, stall_seconds: float
 ) -> None:
-    """Send a blob or a range of it and close its reader; raises Cut, also when nothing goes out for `stall_seconds`.
+    """Send a blob or a range of it; raises Cut, also when nothing goes out for `stall_seconds`.
 
     A whole blob is the server's to send, by its path: the descriptor that is open here could be closed, and its number
     be another file's, by the time the server opens it, which it does after `send` has returned.
     """
     headers.append((b"content-length", b"%d" % answer.length))
-    try:
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        path = _path_to_hand_over(request, answer)
-        if path is not None:
-            await send({"type": "http.response.pathsend", "path": path})
-            request.sent_bytes = answer.length  # as far as anybody can tell
-        else:
-            await _stream(request, send, answer, stall_seconds)
-    finally:
-        answer.blob.reader.close()
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    path = _path_to_hand_over(request, answer)
+    if path is not None:
+        await send({"type": "http.response.pathsend", "path": path})
+        request.sent_bytes = answer.length  # as far as anybody can tell
+    else:
+        await _stream(request, send, answer, stall_seconds)
 
 
 def _path_to_hand_over(request: Request, answer: BlobAnswer) -> str | None:
