@@ -164,6 +164,8 @@ class Sqlite:
             return os.stat(f"{self._path}-wal").st_size > 0  # noqa: PTH116  never opened, as above
         except FileNotFoundError:
             return False
+        except OSError:
+            return True  # for all that can be seen
 
 
 class _Session:
