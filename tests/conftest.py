@@ -36,11 +36,13 @@ ALSO_WATCHED = {
 # Opening and closing: no request waits then.
 START_AND_END = (
     ("hatoba/wiring.py", {"prepare", "running"}),
-    ("hatoba/db/sqlite.py", {"__init__", "close", "migrate"}),  # a SELECT on the loop is apsw's: nobody watches it
+    # A SELECT on the loop is apsw's: nobody watches it.
+    ("hatoba/db/sqlite.py", {"__init__", "close", "migrate", "check_schema"}),
     ("hatoba/db/engine.py", {"migrations"}),
     ("hatoba/blobs/filesystem.py", {"__init__", "close"}),
     ("hatoba/operations/mirror.py", {"close"}),
     ("hatoba/auth/htpasswd.py", {"load", "close", "_edit"}),  # `_edit` is a command's
+    ("hatoba/cli/opening.py", {"with_registry"}),  # a command's own loop
 )
 # What runs on the loop on purpose, for it takes microseconds: (calls, file, functions).
 OPEN = {"builtins.open", "io.open", "os.open"}
