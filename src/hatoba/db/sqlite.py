@@ -154,18 +154,19 @@ class Sqlite:
         except (apsw.CantOpenError, apsw.ReadOnlyError):
             if writing or self._has_wal():
                 raise
-            # A folder we may not write has no room for the WAL's index, though there is no WAL: nobody has the database
-            # open, so the file alone is all there is.
+            # SQLite wants its index beside the file, where we may not write. Without a WAL nobody has the database
+            # open, and whoever opens it now writes to a WAL first: the file alone is all there is.
             uri = f"file:{quote(str(self._path.absolute()))}?immutable=1"
             return _prepared(apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI), wanted)
 
     def _has_wal(self) -> bool:
         try:
-            return os.stat(f"{self._path}-wal").st_size > 0  # noqa: PTH116  never opened, as above
+            os.stat(f"{self._path}-wal")  # noqa: PTH116  never opened, as in `_checkpoint`
         except FileNotFoundError:
             return False
         except OSError:
             return True  # for all that can be seen
+        return True
 
 
 class _Session:
