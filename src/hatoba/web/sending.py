@@ -18,6 +18,9 @@ from hatoba.web.v2.base import BlobAnswer
 
 RawHeaders = list[tuple[bytes, bytes]]
 _BLOCK_BYTES = 512 * 1024
+# A client that reads slowly makes us and granian hold five blocks: many of them are sent small ones, at half the speed.
+_SMALL_BLOCK_BYTES = 64 * 1024
+_FEW_STREAMS = 16
 _UNWATCHED_BYTES = 4 * _BLOCK_BYTES  # to watch out for a client that leaves costs as much as to send a block
 _LINGER_SECONDS = 30.0
 _MOST_LINGERING = 4096
@@ -60,6 +63,7 @@ class BlobSender:
         self, stall_seconds: float, most: int = _MOST_LINGERING, linger_seconds: float = _LINGER_SECONDS
     ) -> None:
         self._stall_seconds = stall_seconds
+        self._streams = 0
         # A part of what the process may open, so that clients who come and go at once leave enough for the others.
         self._most = min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
         self._linger_seconds = linger_seconds
@@ -94,27 +98,28 @@ class BlobSender:
             self._lingering.popleft()[1].reader.close()
 
     async def _stream(self, request: Request, send: Send, answer: BlobAnswer) -> None:
-        await self._send_block(request, send, answer)
-        while request.sent_bytes < min(answer.length, _UNWATCHED_BYTES):
-            await self._send_block(request, send, answer)
-        if request.sent_bytes < answer.length:
-            await self._stream_watching(request, send, answer)
-
-    async def _stream_watching(self, request: Request, send: Send, answer: BlobAnswer) -> None:
-        # Only `receive` tells that the client has left: granian's `send` then takes what it gets, and drops it.
-        left = asyncio.get_running_loop().create_task(request.left())
+        left: asyncio.Task[None] | None = None
+        self._streams += 1
         try:
-            while request.sent_bytes < answer.length:
-                if left.done():
-                    raise Cut(CLIENT_GONE)
+            while True:
                 await self._send_block(request, send, answer)
+                if request.sent_bytes == answer.length:
+                    return
+                if left is None and request.sent_bytes >= _UNWATCHED_BYTES:
+                    # Only `receive` tells that the client has left: `send` then takes what it gets, and drops it.
+                    left = asyncio.get_running_loop().create_task(request.left())
+                if left is not None and left.done():
+                    raise Cut(CLIENT_GONE)
         finally:
-            left.cancel()
+            self._streams -= 1
+            if left is not None:
+                left.cancel()
 
     async def _send_block(self, request: Request, send: Send, answer: BlobAnswer) -> None:
         """Read and send the next block, an empty one if the answer is empty; raises Cut."""
         position = request.sent_bytes
-        wanted = min(_BLOCK_BYTES, answer.length - position)
+        large = self._streams <= _FEW_STREAMS or answer.length <= _BLOCK_BYTES
+        wanted = min(_BLOCK_BYTES if large else _SMALL_BLOCK_BYTES, answer.length - position)
         try:
             block = await answer.blob.reader.read(answer.first + position, wanted) if wanted else b""
         except RegistryError as error:
