@@ -21,7 +21,7 @@ from hatoba.registry.ports import BodyInterrupted
 from hatoba.telemetry import AccessLog
 from hatoba.web import errors
 from hatoba.web.messages import ClientGone, Receive, Request, Response, Scope, Send
-from hatoba.web.sending import CLIENT_GONE, Cut, RawHeaders, send_blob, send_response
+from hatoba.web.sending import CLIENT_GONE, BlobSender, Cut, RawHeaders, send_response
 from hatoba.web.v2 import routes
 from hatoba.web.v2.base import Answer, BlobAnswer, Registry
 
@@ -47,6 +47,7 @@ class App:
         self._ready = ready
         self._access_log = access_log
         self._stall_seconds = stall_seconds
+        self._blobs = BlobSender(stall_seconds)
         self._common = [_VERSION]
         self._common += [(k.lower().encode(), value.encode()) for k, values in headers.items() for value in values]
         self._numbers = itertools.count(1)
@@ -136,7 +137,7 @@ class App:
             with contextlib.closing(answer.blob.reader):
                 if request.has_body:  # whoever asks for a blob sends none, or almost never
                     await _take_body(request, headers)
-                await send_blob(request, send, answer, headers, self._stall_seconds)
+                await self._blobs.send(request, send, answer, headers)
             return
         await _take_body(request, headers)
         await send_response(request, send, answer, headers)

@@ -15,6 +15,9 @@ from hatoba.web.v2.base import BlobAnswer
 
 RawHeaders = list[tuple[bytes, bytes]]
 _BLOCK_BYTES = 512 * 1024
+# A client that reads slowly makes us and granian hold five blocks: many of them are sent small ones, at half the speed.
+_SMALL_BLOCK_BYTES = 64 * 1024
+_FEW_STREAMS = 16
 _UNWATCHED_BYTES = 4 * _BLOCK_BYTES  # to watch out for a client that leaves costs as much as to send a block
 _NO_LENGTH = {204, 304}
 
@@ -43,22 +46,66 @@ async def send_response(request: Request, send: Send, answer: Response, headers:
     request.sent_bytes = len(body)
 
 
-async def send_blob(
-    request: Request, send: Send, answer: BlobAnswer, headers: RawHeaders, stall_seconds: float
-) -> None:
-    """Send a blob or a range of it; raises Cut, also when nothing goes out for `stall_seconds`.
+class BlobSender:
+    """Sends blobs; one per worker, used on the loop thread. Cuts an answer of which nothing goes out for so long."""
 
-    A whole blob is the server's to send, by its path: the descriptor that is open here could be closed, and its number
-    be another file's, by the time the server opens it, which it does after `send` has returned.
-    """
-    headers.append((b"content-length", b"%d" % answer.length))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    path = _path_to_hand_over(request, answer)
-    if path is not None:
-        await send({"type": "http.response.pathsend", "path": path})
-        request.sent_bytes = answer.length  # as far as anybody can tell
-    else:
-        await _stream(request, send, answer, stall_seconds)
+    def __init__(self, stall_seconds: float) -> None:
+        self._stall_seconds = stall_seconds
+        self._streams = 0
+
+    async def send(self, request: Request, send: Send, answer: BlobAnswer, headers: RawHeaders) -> None:
+        """Send a blob or a range of it; raises Cut.
+
+        A whole blob is the server's to send, by its path: the descriptor that is open here could be closed, and its
+        number be another file's, by the time the server opens it, which it does after `send` has returned.
+        """
+        headers.append((b"content-length", b"%d" % answer.length))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        path = _path_to_hand_over(request, answer)
+        if path is not None:
+            await send({"type": "http.response.pathsend", "path": path})
+            request.sent_bytes = answer.length  # as far as anybody can tell
+        else:
+            await self._stream(request, send, answer)
+
+    async def _stream(self, request: Request, send: Send, answer: BlobAnswer) -> None:
+        left: asyncio.Task[None] | None = None
+        self._streams += 1
+        try:
+            while True:
+                await self._send_block(request, send, answer)
+                if request.sent_bytes == answer.length:
+                    return
+                if left is None and request.sent_bytes >= _UNWATCHED_BYTES:
+                    # Only `receive` tells that the client has left: `send` then takes what it gets, and drops it.
+                    left = asyncio.get_running_loop().create_task(request.left())
+                if left is not None and left.done():
+                    raise Cut(CLIENT_GONE)
+        finally:
+            self._streams -= 1
+            if left is not None:
+                left.cancel()
+
+    async def _send_block(self, request: Request, send: Send, answer: BlobAnswer) -> None:
+        """Read and send the next block, an empty one if the answer is empty; raises Cut."""
+        position = request.sent_bytes
+        large = self._streams <= _FEW_STREAMS or answer.length <= _BLOCK_BYTES
+        wanted = min(_BLOCK_BYTES if large else _SMALL_BLOCK_BYTES, answer.length - position)
+        try:
+            block = await answer.blob.reader.read(answer.first + position, wanted) if wanted else b""
+        except RegistryError as error:
+            structlog.stdlib.get_logger("hatoba.web").error("reading a blob failed", reason=error.message)
+            raise Cut(error.status) from None
+        if wanted and not block:
+            raise Cut(Unavailable.status)
+        more = position + len(block) < answer.length
+        try:
+            # It returns when there is room for the next block: a client that reads slowly makes it wait.
+            async with asyncio.timeout(self._stall_seconds):
+                await send({"type": "http.response.body", "body": block, "more_body": more})
+        except TimeoutError:
+            raise Cut(CLIENT_GONE) from None
+        request.sent_bytes = position + len(block)
 
 
 def _path_to_hand_over(request: Request, answer: BlobAnswer) -> str | None:
@@ -66,44 +113,3 @@ def _path_to_hand_over(request: Request, answer: BlobAnswer) -> str | None:
     whole = answer.length == answer.blob.size and answer.length > _BLOCK_BYTES
     offered = "http.response.pathsend" in (request.scope.get("extensions") or {})
     return answer.blob.reader.path if whole and offered else None
-
-
-async def _stream(request: Request, send: Send, answer: BlobAnswer, stall_seconds: float) -> None:
-    await _send_block(request, send, answer, stall_seconds)
-    while request.sent_bytes < min(answer.length, _UNWATCHED_BYTES):
-        await _send_block(request, send, answer, stall_seconds)
-    if request.sent_bytes < answer.length:
-        await _stream_watching(request, send, answer, stall_seconds)
-
-
-async def _stream_watching(request: Request, send: Send, answer: BlobAnswer, stall_seconds: float) -> None:
-    # Only `receive` tells that the client has left: granian's `send` then takes what it gets, and drops it.
-    left = asyncio.get_running_loop().create_task(request.left())
-    try:
-        while request.sent_bytes < answer.length:
-            if left.done():
-                raise Cut(CLIENT_GONE)
-            await _send_block(request, send, answer, stall_seconds)
-    finally:
-        left.cancel()
-
-
-async def _send_block(request: Request, send: Send, answer: BlobAnswer, stall_seconds: float) -> None:
-    """Read and send the next block, an empty one if the answer is empty; raises Cut."""
-    position = request.sent_bytes
-    wanted = min(_BLOCK_BYTES, answer.length - position)
-    try:
-        block = await answer.blob.reader.read(answer.first + position, wanted) if wanted else b""
-    except RegistryError as error:
-        structlog.stdlib.get_logger("hatoba.web").error("reading a blob failed", reason=error.message)
-        raise Cut(error.status) from None
-    if wanted and not block:
-        raise Cut(Unavailable.status)
-    more = position + len(block) < answer.length
-    try:
-        # It returns when there is room for the next block: a client that reads slowly makes it wait.
-        async with asyncio.timeout(stall_seconds):
-            await send({"type": "http.response.body", "body": block, "more_body": more})
-    except TimeoutError:
-        raise Cut(CLIENT_GONE) from None
-    request.sent_bytes = position + len(block)

@@ -8,7 +8,7 @@ from hatoba.errors import Unavailable
 from hatoba.oci.digest import Digest
 from hatoba.registry.blobs import OpenBlob
 from hatoba.web.messages import Request
-from hatoba.web.sending import CLIENT_GONE, Cut, send_blob
+from hatoba.web.sending import CLIENT_GONE, BlobSender, Cut
 from hatoba.web.v2.base import BlobAnswer
 
 BLOCK = 512 * 1024
@@ -39,6 +39,7 @@ class Client:
     def __init__(self, blocks=100, *, leaves=False, body=()):
         self.blocks, self.leaves, self.body = blocks, leaves, list(body)
         self.received = b""
+        self.largest = 0
         self.gone = asyncio.Event()
 
     async def receive(self):
@@ -53,6 +54,7 @@ class Client:
         if self.blocks:
             self.blocks -= 1
             self.received += message["body"]
+            self.largest = max(self.largest, len(message["body"]))
         elif self.leaves:
             self.gone.set()
             await asyncio.sleep(0)
@@ -60,13 +62,21 @@ class Client:
             await asyncio.Event().wait()
 
 
+def answer(reader, first=0, length=SIZE):
+    return BlobAnswer(206, [], OpenBlob(Digest.parse("sha256:" + "0" * 64), SIZE, reader), first, length)
+
+
+def asked(client):
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "extensions": {}}
+    return Request(scope, client.receive, 60)
+
+
 async def send(reader, client, first=0, length=SIZE, stall_seconds=60.0):
     """Send it; the request."""
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "extensions": {}}
-    request = Request(scope, client.receive, 60)
-    blob = OpenBlob(Digest.parse("sha256:" + "0" * 64), SIZE, reader)
+    request = asked(client)
+    sender = BlobSender(stall_seconds)
     try:
-        await send_blob(request, client.send, BlobAnswer(206, [], blob, first, length), [], stall_seconds)
+        await sender.send(request, client.send, answer(reader, first, length), [])
     except Cut as cut:
         request.cut = cut.status
     else:
@@ -109,3 +119,21 @@ async def test_a_blob_that_cannot_be_read_is_no_fault_of_the_client(failing, len
     assert (request.cut, request.sent_bytes) == (503, 0)
     request = await send(Reader(failing, 1), Client())
     assert (request.cut, request.sent_bytes) == (503, BLOCK)
+
+
+async def test_many_at_once_get_small_blocks():
+    """Whoever stands still holds several blocks: 150 such clients took 400 MB."""
+    sender = BlobSender(60)
+    standing = [Client(0) for _ in range(16)]
+    tasks = [asyncio.create_task(sender.send(asked(client), client.send, answer(Reader()), [])) for client in standing]
+    await asyncio.sleep(0)
+    for length, largest in ((SIZE, 64 * 1024), (BLOCK, BLOCK)):
+        client = Client(1000)
+        await sender.send(asked(client), client.send, answer(Reader(), 0, length), [])
+        assert (len(client.received), client.largest) == (length, largest)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    client = Client()
+    await sender.send(asked(client), client.send, answer(Reader()), [])
+    assert client.largest == BLOCK
