@@ -44,7 +44,7 @@ from hatoba.registry.uploads import Uploads
 from hatoba.registry.validation import Validation
 from hatoba.telemetry import AccessLog
 from hatoba.web.app import App
-from hatoba.web.bodies import Bodies
+from hatoba.web.budget import Budget
 from hatoba.web.proxies import Proxies
 from hatoba.web.v2.base import Options, Registry
 
@@ -126,7 +126,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             referrers=Referrers(database),
             options=_options(settings),
             proxies=Proxies(settings.hatoba.trustedproxies),
-            bodies=Bodies(settings.hatoba.limits.manifest),
+            budget=Budget(settings.hatoba.limits.manifest),
         )
         access_log = _access_log(settings, stack)
         app = App(

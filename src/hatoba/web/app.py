@@ -65,11 +65,16 @@ class App:
             answer = await self._answer(request, request_id)
             if answer is not None:
                 status = answer.status
-                await self._send(request, send, answer)
             else:
                 # Mostly nobody hears it. But a body that is no HTTP looks like this too, and so does a client that
                 # closed its own side alone; without an answer granian would tell them 500.
-                await self._send(request, send, errors.render(SizeInvalid("the body broke off")))
+                answer = errors.render(SizeInvalid("the body broke off"))
+            try:
+                await self._send(request, send, answer)
+            except RegistryError as error:
+                answer = self._failed(error, request_id)
+                status = answer.status
+                await self._send(request, send, answer)
         except Cut as cut:
             # Returning is enough: granian closes a connection whose answer is shorter than it was announced.
             status = cut.status
@@ -84,9 +89,7 @@ class App:
         try:
             return await self._route(request)
         except RegistryError as error:
-            if error.__cause__ is not None:
-                self._log.error(error.message, request=request_id, reason=str(error.__cause__))
-            return errors.render(error)
+            return self._failed(error, request_id)
         except (BodyInterrupted, ClientGone) as interrupted:
             gone = interrupted if isinstance(interrupted, ClientGone) else interrupted.__cause__
             if isinstance(gone, ClientGone) and gone.stalled:
@@ -95,6 +98,11 @@ class App:
         except Exception:  # noqa: BLE001  the last line of defence: the log has it, the client a number
             self._log.exception("defect while answering a request", request=request_id, path=request.path[:255])
             return errors.render_unknown(request_id)
+
+    def _failed(self, error: RegistryError, request_id: str) -> Response:
+        if error.__cause__ is not None:
+            self._log.error(error.message, request=request_id, reason=str(error.__cause__))
+        return errors.render(error)
 
     async def _route(self, request: Request) -> Answer:
         prefix = self._registry.options.prefix
@@ -130,7 +138,7 @@ class App:
         request.user = known if isinstance(known, str) else None
 
     async def _send(self, request: Request, send: Send, answer: Answer) -> None:
-        """Send the answer; raises Cut."""
+        """Send the answer; raises Cut, or RegistryError when a blob cannot be read and nothing has gone out yet."""
         headers = list(self._common)
         headers += [(name.encode(), value.encode("utf-8", "replace")) for name, value in answer.headers]
         if isinstance(answer, BlobAnswer):

@@ -54,26 +54,32 @@ class BlobSender:
         self._streams = 0
 
     async def send(self, request: Request, send: Send, answer: BlobAnswer, headers: RawHeaders) -> None:
-        """Send a blob or a range of it; raises Cut.
+        """Send a blob or a range of it; raises Cut, or RegistryError when nothing has gone out yet.
 
         A whole blob is the server's to send, by its path: the descriptor that is open here could be closed, and its
         number be another file's, by the time the server opens it, which it does after `send` has returned.
         """
         headers.append((b"content-length", b"%d" % answer.length))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        start = {"type": "http.response.start", "status": answer.status, "headers": headers}
         path = _path_to_hand_over(request, answer)
         if path is not None:
+            await send(start)
             await send({"type": "http.response.pathsend", "path": path})
             request.sent_bytes = answer.length  # as far as anybody can tell
-        else:
-            await self._stream(request, send, answer)
-
-    async def _stream(self, request: Request, send: Send, answer: BlobAnswer) -> None:
-        left: asyncio.Task[None] | None = None
+            return
         self._streams += 1
         try:
+            first = await self._read(request, answer)  # before the answer begins, which could then not say what failed
+            await send(start)
+            await self._stream(request, send, answer, first)
+        finally:
+            self._streams -= 1
+
+    async def _stream(self, request: Request, send: Send, answer: BlobAnswer, block: bytes) -> None:
+        left: asyncio.Task[None] | None = None
+        try:
             while True:
-                await self._send_block(request, send, answer)
+                await self._send_block(request, send, answer, block)
                 if request.sent_bytes == answer.length:
                     return
                 if left is None and request.sent_bytes >= _UNWATCHED_BYTES:
@@ -81,31 +87,36 @@ class BlobSender:
                     left = asyncio.get_running_loop().create_task(request.left())
                 if left is not None and left.done():
                     raise Cut(CLIENT_GONE)
+                try:
+                    block = await self._read(request, answer)
+                except RegistryError as error:
+                    structlog.stdlib.get_logger("hatoba.web").error(
+                        "reading a blob failed", reason=str(error.__cause__ or error.message)
+                    )
+                    raise Cut(error.status) from None
         finally:
-            self._streams -= 1
             if left is not None:
                 left.cancel()
 
-    async def _send_block(self, request: Request, send: Send, answer: BlobAnswer) -> None:
-        """Read and send the next block, an empty one if the answer is empty; raises Cut."""
+    async def _read(self, request: Request, answer: BlobAnswer) -> bytes:
+        """The next block, an empty one if the answer is empty; raises Unavailable."""
         position = request.sent_bytes
         large = self._streams <= _FEW_STREAMS or answer.length <= _BLOCK_BYTES
         wanted = min(_BLOCK_BYTES if large else _SMALL_BLOCK_BYTES, answer.length - position)
-        try:
-            block = await answer.blob.reader.read(answer.first + position, wanted) if wanted else b""
-        except RegistryError as error:
-            structlog.stdlib.get_logger("hatoba.web").error("reading a blob failed", reason=error.message)
-            raise Cut(error.status) from None
+        block = await answer.blob.reader.read(answer.first + position, wanted) if wanted else b""
         if wanted and not block:
-            raise Cut(Unavailable.status)
-        more = position + len(block) < answer.length
+            raise Unavailable("the blob cannot be read") from EOFError(f"{answer.blob.digest} became shorter")
+        return block
+
+    async def _send_block(self, request: Request, send: Send, answer: BlobAnswer, block: bytes) -> None:
+        end = request.sent_bytes + len(block)
         try:
             # It returns when there is room for the next block: a client that reads slowly makes it wait.
             async with asyncio.timeout(self._stall_seconds):
-                await send({"type": "http.response.body", "body": block, "more_body": more})
+                await send({"type": "http.response.body", "body": block, "more_body": end < answer.length})
         except TimeoutError:
             raise Cut(CLIENT_GONE) from None
-        request.sent_bytes = position + len(block)
+        request.sent_bytes = end
 
 
 def _path_to_hand_over(request: Request, answer: BlobAnswer) -> str | None:

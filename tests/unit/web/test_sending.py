@@ -41,6 +41,7 @@ class Client:
         self.received = b""
         self.largest = 0
         self.gone = asyncio.Event()
+        self.began = False
 
     async def receive(self):
         if self.body:
@@ -50,6 +51,7 @@ class Client:
 
     async def send(self, message):
         if message["type"] == "http.response.start":
+            self.began = True
             return
         if self.blocks:
             self.blocks -= 1
@@ -115,8 +117,10 @@ async def test_a_client_that_stands_still_is_cut():
 @pytest.mark.parametrize("length", [10, SIZE])
 @pytest.mark.parametrize("failing", [Unavailable("the disk fails"), b""])
 async def test_a_blob_that_cannot_be_read_is_no_fault_of_the_client(failing, length):
-    request = await send(Reader(failing), Client(), length=length)
-    assert (request.cut, request.sent_bytes) == (503, 0)
+    client = Client()
+    with pytest.raises(Unavailable):
+        await send(Reader(failing), client, length=length)
+    assert not client.began
     request = await send(Reader(failing, 1), Client())
     assert (request.cut, request.sent_bytes) == (503, BLOCK)
 
