@@ -36,11 +36,13 @@ ALSO_WATCHED = {
 # Opening and closing: no request waits then.
 START_AND_END = (
     ("hatoba/wiring.py", {"prepare", "running"}),
-    ("hatoba/db/sqlite.py", {"__init__", "close", "migrate"}),  # a SELECT on the loop is apsw's: nobody watches it
+    # A SELECT on the loop is apsw's: nobody watches it.
+    ("hatoba/db/sqlite.py", {"__init__", "close", "migrate", "check_schema"}),
     ("hatoba/db/engine.py", {"migrations"}),
     ("hatoba/blobs/filesystem.py", {"__init__", "close"}),
     ("hatoba/operations/mirror.py", {"close"}),
     ("hatoba/auth/htpasswd.py", {"load", "close", "_edit"}),  # `_edit` is a command's
+    ("hatoba/cli/opening.py", {"with_registry"}),  # a command's own loop
 )
 # What runs on the loop on purpose, for it takes microseconds: (calls, file, functions).
 OPEN = {"builtins.open", "io.open", "os.open"}
@@ -51,7 +53,7 @@ ON_PURPOSE = (
     (OPEN, "hatoba/operations/verify.py", {"follow_links"}),  # the same, once a start
     (OPEN, "hatoba/operations/heal.py", {"heal_missing"}),  # the same
     (OPEN | {"os.stat", "io.BufferedReader.read"}, "hatoba/auth/htpasswd.py", {"_refresh"}),  # read when changed
-    ({"os.write"}, "hatoba/telemetry.py", {"flush"}),  # the access log, four times a second
+    ({"os.write", "os.pwritev"}, "hatoba/telemetry.py", {"_put"}),  # only where there is room
 )
 # What Python and pytest do beneath hatoba's frames.
 BENEATH = (

@@ -132,7 +132,7 @@ async def _bound_stalls(seconds: float) -> None:
     granian sends files, and what it has taken over from us, without a time-out of its own: a client that never reads
     would hold its connection for ever. Accepted sockets inherit the option from the one that listens.
     """
-    if not hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
+    if not hasattr(socket, "TCP_USER_TIMEOUT") or not os.access("/proc/self/fd", os.R_OK):  # Linux has both
         return
     for _ in range(round(_READY_SECONDS / _LOOK_SECONDS)):
         if _set_on_listening(socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000))):

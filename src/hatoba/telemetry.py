@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import select
+import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import structlog
@@ -50,7 +51,7 @@ def configure(
         add_fields,
         _on_one_line,
     ]
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _to_stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -95,7 +96,8 @@ class AccessLog:
     """One line a request on `descriptor`, written a few times a second. Used on the loop thread only."""
 
     def __init__(self, descriptor: int, *, as_json: bool) -> None:
-        self._descriptor = descriptor
+        self._outlet = _Outlet(descriptor)
+        self._dropped = 0
         self._as_json = as_json
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -115,27 +117,117 @@ class AccessLog:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Write what is waiting; lines that nobody can take are dropped rather than held.
-
-        In pieces that a pipe takes whole, each when there is room: a reader that stands still stops no request, and
-        the lines of several workers do not mix.
-        """
+        """Write what is waiting; lines that nobody can take are dropped rather than held."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         lines, self._lines = self._lines, []
-        room = select.poll()
-        room.register(self._descriptor, select.POLLOUT)
+        if not lines:
+            return
+        dropped = len(lines) - self._outlet.write(lines)
+        log = logging.getLogger("hatoba.access")
+        if dropped and not self._dropped:
+            log.warning("lines of the access log are being dropped: stdout is not read")
+        elif self._dropped and not dropped:
+            log.warning("%d lines of the access log were dropped: stdout was not read", self._dropped)
+            self._dropped = 0
+        self._dropped += dropped
+
+
+class _Outlet:
+    """Puts lines on a descriptor without ever waiting for room: a reader that stands still stops no request.
+
+    In pieces that a pipe takes whole, so that the lines of several processes do not mix. Not for two threads at once.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
+        self._nowait = _takes_nowait(descriptor)
+        self._torn = False
+
+    def write(self, lines: Sequence[str]) -> int:
+        """Write as many of these lines as there is room for; how many that were. Each ends with its only newline."""
+        written = -int(self._torn)
         try:
-            for piece in _pieces(lines):
-                if not room.poll(0):
-                    raise BlockingIOError
-                os.write(self._descriptor, piece)
-        except OSError:
-            logging.getLogger("hatoba.access").debug("access log cannot be written")
+            for piece in _pieces(["\n", *lines] if self._torn else lines):
+                taken = piece[: self._put(piece)]
+                self._torn = not taken.endswith(b"\n")
+                written += taken.count(b"\n")
+                if len(taken) < len(piece):  # a socket may
+                    break
+        except OSError:  # no room, or nobody who could ever read it
+            pass
+        return max(0, written)
+
+    def _put(self, piece: bytes) -> int:
+        """Write a piece of at most PIPE_BUF bytes; how many were taken. Raises OSError."""
+        if self._nowait:
+            # Not by O_NONBLOCK, which other processes would have too, the shell among them.
+            try:
+                return os.pwritev(self._descriptor, [piece], -1, os.RWF_NOWAIT)
+            except (BlockingIOError, BrokenPipeError):
+                raise
+            except OSError:  # not to be had: pipes of Linux before 6.4, some containers
+                self._nowait = False
+        # Another process may take the room before we do; then we wait with it.
+        if not self._room.poll(0):
+            raise BlockingIOError
+        return os.write(self._descriptor, piece)
 
 
-def _pieces(lines: list[str]) -> Iterator[bytes]:
+class _NeverWaiting(logging.Handler):
+    """Log lines on a descriptor; those that find no room are dropped, counted, and told of when there is room again."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._outlet = _Outlet(descriptor)
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record's line, if that is possible now. Called under the handler's lock."""
+        lines = [self._line(record)]
+        if self._dropped:
+            lines.insert(0, self._line(_told(f"{self._dropped} log lines were dropped: stderr is not read")))
+        written = self._outlet.write(lines)
+        if written == len(lines):
+            self._dropped = 0
+        else:
+            self._dropped = 1 if written else self._dropped + 1
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001  a word that cannot be said must not fail what it is about
+            text = self.format(_told(f"a log line cannot be written: {record.pathname}:{record.lineno}"))
+        return text + "\n"
+
+
+def _told(text: str) -> logging.LogRecord:
+    return logging.LogRecord("hatoba", logging.WARNING, __file__, 0, text, None, None)
+
+
+def _to_stderr() -> logging.Handler:
+    """What takes the application's log to stderr."""
+    try:
+        return _NeverWaiting(sys.stderr.fileno())
+    except (AttributeError, OSError, ValueError):  # there is no stderr, or something in this process stands in for it
+        return logging.StreamHandler(sys.stderr)
+
+
+def _takes_nowait(descriptor: int) -> bool:
+    """Whether a write may be asked not to wait: at pipes and sockets. Files have always room, and may refuse it."""
+    if not hasattr(os, "RWF_NOWAIT"):  # Linux has it
+        return False
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _pieces(lines: Sequence[str]) -> Iterator[bytes]:
     piece = b""
     for line in lines:
         content = line.encode("utf-8", "backslashreplace")

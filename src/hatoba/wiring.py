@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import stat
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,15 @@ import structlog
 from hatoba.auth.access import Access, Anonymous, BasicAccess
 from hatoba.auth.guesses import Guesses
 from hatoba.auth.htpasswd import Htpasswd
+from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver
 from hatoba.blobs.filesystem import Filesystem
 from hatoba.blobs.memory import Memory
 from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
-from hatoba.db.sqlite import Sqlite
-from hatoba.errors import RegistryError, StartError, Unavailable
+from hatoba.config.values import printable
+from hatoba.db.sqlite import DatabaseFailed, Sqlite
+from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError, Unavailable
 from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.purge import purge_uploads
@@ -39,7 +44,7 @@ from hatoba.registry.uploads import Uploads
 from hatoba.registry.validation import Validation
 from hatoba.telemetry import AccessLog
 from hatoba.web.app import App
-from hatoba.web.bodies import Bodies
+from hatoba.web.budget import Budget
 from hatoba.web.proxies import Proxies
 from hatoba.web.v2.base import Options, Registry
 
@@ -121,7 +126,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             referrers=Referrers(database),
             options=_options(settings),
             proxies=Proxies(settings.hatoba.trustedproxies),
-            bodies=Bodies(settings.hatoba.limits.manifest),
+            budget=Budget(settings.hatoba.limits.manifest),
         )
         access_log = _access_log(settings, stack)
         app = App(
@@ -131,7 +136,6 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             settings.http.headers,
             settings.hatoba.limits.stalltimeout.total_seconds(),
         )
-        stack.callback(app.close)
         purging = settings.storage.maintenance.uploadpurging
         stack.push_async_callback(_last_settle, mirror)
         await stack.enter_async_context(_background(mirror.run()))
@@ -142,6 +146,92 @@ async def running(settings: Settings) -> AsyncIterator[App]:
                 _background(purge_uploads(uploads, driver, purging.age, purging.interval, dry_run=purging.dryrun))
             )
         yield app
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a command works with."""
+
+    repositories: Repositories
+    tags: Tags
+    manifests: Manifests
+
+
+def metadata_owner(settings: Settings) -> tuple[int, int]:
+    """The uid and gid that the metadata database belongs to.
+
+    Raises ConfigError when there is no folder, HatobaError when there is no registry in it.
+    """
+    root, path = _places(settings)
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise HatobaError(f"no registry in {printable(root)}: there is no {printable(path)}") from None
+    except OSError as error:
+        raise HatobaError(f"{printable(path)} cannot be read by uid {os.geteuid()}: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise HatobaError(f"no registry in {printable(root)}: {printable(path)} is no file")
+    return found.st_uid, found.st_gid
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
+    """A command's whole life, beside a server or without one; at the end of `writing` links are durable.
+
+    Makes nothing and migrates nothing; `metadata_owner` was asked first. Raises HatobaError naming what is in the way.
+    """
+    root, path = _places(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_explained(path))
+        locks = _own(root) / "locks"
+        driver: BlobDriver
+        if writing:
+            driver = stack.enter_context(contextlib.closing(_writable(root, path)))
+        else:
+            driver = stack.enter_context(contextlib.closing(Memory()))  # listings ask rows alone
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
+        await database.check_schema()
+        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, locks)))
+        answers = Answers(database)
+        blobs = Blobs(database, driver, mirror, answers)
+        yield Rules(
+            repositories=Repositories(database),
+            tags=Tags(database, mirror),
+            manifests=Manifests(database, driver, mirror, answers, blobs, _validation(settings)),
+        )
+        if writing:
+            await _last_settle(mirror)
+
+
+def _places(settings: Settings) -> tuple[Path, Path]:
+    """The data folder and the metadata database; raises ConfigError when they go with the process."""
+    root, path = root_of(settings), metadata_path(settings)
+    if root is None or path is None:
+        raise ConfigError("storage.inmemory exists only inside the server: a command has nothing to open")
+    return root, path
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What a client hears only as a failure is told to the operator: which file, as whom, and why."""
+    try:
+        yield
+    except DatabaseFailed as error:
+        raise HatobaError(f"{printable(path)} cannot be used by uid {os.geteuid()}: {error.reason}") from error
+    except StartError as error:
+        raise HatobaError(f"{printable(path)}: {error.message}") from error
+
+
+def _writable(root: Path, database: Path) -> Filesystem:
+    """The driver, when all that a command changes may be written; else HatobaError: SQLite would name no file."""
+    for path in (database, database.parent, _own(root), _own(root) / "locks", root / layout.REPOSITORIES):
+        if os.access(path, os.F_OK) and not os.access(path, os.W_OK):
+            raise HatobaError(f"{printable(path)} cannot be written by uid {os.geteuid()}")
+    try:
+        return Filesystem(root)
+    except OSError as error:
+        where = printable(error.filename or root)
+        raise HatobaError(f"{where} cannot be used by uid {os.geteuid()}: {error.strerror}") from None
 
 
 @contextlib.asynccontextmanager
@@ -181,9 +271,9 @@ def _own(root: Path) -> Path:
     return root / "hatoba"
 
 
-def _metadata(settings: Settings, root: Path) -> Sqlite:
+def _metadata(settings: Settings, root: Path, *, existing: bool = False) -> Sqlite:
     path = settings.hatoba.database.path or _own(root) / "metadata.db"
-    return Sqlite(path, _own(root) / "locks", "metadata", "FULL")
+    return Sqlite(path, _own(root) / "locks", "metadata", "FULL", existing=existing)
 
 
 def _sessions(settings: Settings, root: Path) -> Sqlite:

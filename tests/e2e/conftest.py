@@ -70,6 +70,18 @@ class Server:
         return re.search(r"listening on ([][\w.:]+)", self.err)[1].replace("[::]", "127.0.0.1")
 
     @property
+    def workers(self) -> list[int]:
+        """The ids of the processes that answer."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+    def memory(self, field: str = "VmRSS") -> int:
+        """What the only worker has in memory, in bytes; `VmHWM`: what it had at most."""
+        (worker,) = self.workers
+        status = Path(f"/proc/{worker}/status").read_text(encoding="ascii")
+        return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024
+
+    @property
     def errors(self) -> list[str]:
         return [line for line in self.err.splitlines() if "level=error" in line]
 

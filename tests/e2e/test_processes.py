@@ -8,11 +8,6 @@ import signal
 from pathlib import Path
 
 
-def workers_of(server) -> list[int]:
-    pid = server.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
-
-
 def status(host: str) -> int:
     connection = http.client.HTTPConnection(host, timeout=20)
     try:
@@ -28,7 +23,7 @@ def test_worker_alone_keeps_a_second_server_out(serving, start, e2e, free_port, 
     """`kill -9` of the parent, and a worker that has not noticed yet: it may still be writing."""
     root = tmp_path / "data"
     with serving(root, "--addr", f"127.0.0.1:{free_port()}", "--workers", "2", name="first") as first:
-        workers = workers_of(first)
+        workers = first.workers
         for worker in workers:
             os.kill(worker, signal.SIGSTOP)
         first.process.kill()
@@ -56,12 +51,12 @@ def alive(pid: int) -> bool:
 
 def test_killed_worker_is_replaced(serving, e2e, free_port, tmp_path):
     with serving(tmp_path / "data", "--addr", f"127.0.0.1:{free_port()}", "--workers", "2") as server:
-        before = workers_of(server)
+        before = server.workers
         os.kill(before[0], signal.SIGKILL)
         e2e.wait_for(
-            lambda: server.process.poll() is not None or len(set(workers_of(server)) - set(before)) == 1,
+            lambda: server.process.poll() is not None or len(set(server.workers) - set(before)) == 1,
             "no new worker comes",
         )
         assert server.process.poll() is None, "one killed worker ended the server"
         e2e.wait_for(lambda: status(server.host) == 200, "the server does not answer")
-        assert before[1] in workers_of(server), "the other went on"
+        assert before[1] in server.workers, "the other went on"

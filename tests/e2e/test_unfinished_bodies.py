@@ -7,7 +7,6 @@ import http.client
 import re
 import select
 import socket
-from pathlib import Path
 
 LARGEST = 4 * 1024 * 1024
 MEBIBYTE = 1024 * 1024
@@ -16,11 +15,11 @@ MEBIBYTE = 1024 * 1024
 def test_unfinished_bodies_share_a_bounded_memory(serving, e2e, free_port, tmp_path):
     host = f"127.0.0.1:{free_port()}"
     with serving(tmp_path / "data", "--addr", host, env={"REGISTRY_AUTH": "none"}) as server:
-        before = memory(server)
+        before = server.memory()
         with contextlib.ExitStack() as stack:
             clients = [unfinished(stack, host) for _ in range(60)]
             e2e.wait_for(lambda: sum(map(answered, clients)) >= 60 - 17, "too many are read on")
-            assert memory(server) - before < 160 * MEBIBYTE
+            assert server.memory() - before < 160 * MEBIBYTE
             waiting = [client for client in clients if not answered(client)]
             assert len(waiting) >= 14
             for client in clients:
@@ -53,11 +52,3 @@ def put(host: str, size: int) -> int:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before the end
             connection.request("PUT", "/v2/x/manifests/v1", b" " * size)
         return connection.getresponse().status
-
-
-def memory(server) -> int:
-    """What the worker has in memory, in bytes."""
-    pid = server.process.pid
-    (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    status = Path(f"/proc/{worker}/status").read_text(encoding="ascii")
-    return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024

@@ -341,3 +341,20 @@ def logged():
     structlog.configure(processors=[capture])
     yield capture.entries
     structlog.reset_defaults()
+
+
+async def test_blob_that_cannot_be_read_is_told_so(worker, monkeypatch, rows):
+    """Before the first byte there is an answer to give; and a disk that fails is no blob that is missing."""
+    one = await worker()
+    digest = await one.push_blob(b"some content")
+
+    def fail(*_arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", fail)
+        answer = await one("GET", f"/v2/team/app/blobs/{digest}")
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (503, "UNAVAILABLE")
+    assert answer.headers["retry-after"]
+    assert rows("SELECT state FROM blobs") == [("ready",)]
+    assert (await one("GET", f"/v2/team/app/blobs/{digest}")).content == b"some content"

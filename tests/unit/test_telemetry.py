@@ -2,12 +2,19 @@
 
 import asyncio
 import base64
+import contextlib
+import fcntl
+import io
 import itertools
 import json
 import logging
 import os
+import re
+import select
+import socket
+import sys
+import threading
 import time
-from contextlib import suppress
 
 import httpx
 import pytest
@@ -155,6 +162,141 @@ def test_a_secret_is_never_shown(logged):
     assert "hunter2" not in logged()
 
 
+@pytest.fixture
+def onto(monkeypatch):
+    """onto(descriptor) configures logging for a process whose stderr that is."""
+    with contextlib.ExitStack() as stack:
+
+        def configured(descriptor, formatter="text"):
+            stderr = stack.enter_context(open(descriptor, "w", closefd=False))
+            monkeypatch.setattr(sys, "stderr", stderr)
+            configure("info", formatter)
+
+        yield configured
+
+
+@pytest.fixture
+def page(pipe):
+    """A pipe of one page."""
+    fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+    return pipe
+
+
+@pytest.mark.parametrize("formatter", ["text", "json"])
+@pytest.mark.parametrize("nowait", [True, False])
+def test_an_unread_stderr_stops_nobody_and_is_told_of_later(pipe, onto, monkeypatch, formatter, nowait):
+    if not nowait:  # an older Linux, another system
+        monkeypatch.setattr(telemetry, "_takes_nowait", lambda _descriptor: False)
+    onto(pipe[1], formatter)
+    for number in range(2000):
+        log().info("word", number=number)
+    first = read(pipe[0]).splitlines()
+    assert 100 < len(first) < 1900
+    log().info("after")
+    told, after, *rest = read(pipe[0]).splitlines()
+    assert f"{2000 - len(first)} log lines were dropped: stderr is not read" in told
+    assert "warning" in told
+    assert "after" in after
+    assert rest == []
+    log().info("and on")
+    assert len(read(pipe[0]).splitlines()) == 1, "it is told once"
+
+
+def test_an_unread_stderr_stops_no_thread(page, onto):
+    """What libraries log comes from threads, too: no line is mixed with another, none is lost without being counted."""
+    onto(page[1])
+
+    def write():
+        for _ in range(200):
+            log().info("word")
+
+    threads = [threading.Thread(target=write, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    found = []
+    while any(thread.is_alive() for thread in threads):
+        found += read(page[0]).splitlines()
+    found += read(page[0]).splitlines()
+    log().info("last")
+    found += read(page[0]).splitlines()
+    dropped = sum(int(match[1]) for line in found if (match := re.search(r'msg="(\d+) log lines', line)))
+    told = sum("log lines were dropped" in line for line in found)
+    assert all(re.fullmatch(r'time=\S+ level=\w+ msg=("[^"]*"|\w+)', line) for line in found)
+    assert len(found) - told + dropped == 801
+
+
+def test_a_line_that_is_torn_spoils_no_other(page, onto):
+    onto(page[1])
+    log().info("x" * 10_000)
+    first = read(page[0])
+    assert len(first) == select.PIPE_BUF
+    log().info("after")
+    rest, told, after = read(page[0]).splitlines()
+    assert rest == ""
+    assert "1 log lines were dropped" in told
+    assert "msg=after" in after
+
+
+def test_a_traceback_longer_than_a_pipe_takes_at_once_is_whole_when_it_is_read(pipe, onto):
+    onto(pipe[1])
+    try:
+        raise ValueError("x" * 20_000)
+    except ValueError:
+        log().exception("defect")
+    (line,) = read(pipe[0]).splitlines()
+    assert len(line) > 20_000
+
+
+def test_a_socket_that_is_not_read_stops_nobody(onto):
+    """stderr is one under systemd."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        onto(theirs.fileno())
+        for number in range(5000):
+            log().info("word", number=number, text="x" * 200)
+        first = ours.recv(1 << 22)
+        assert first.count(b"msg=word") < 5000
+        log().info("after")
+        assert b"log lines were dropped" in ours.recv(1 << 22)
+
+
+def test_stderr_is_left_as_it_was(page, onto):
+    """It is shared with other processes, with the shell too."""
+    onto(page[1])
+    log().info("word")
+    assert os.get_blocking(page[1])
+
+
+def test_a_file_gets_every_line(tmp_path, onto):
+    with (tmp_path / "log").open("w") as file:
+        onto(file.fileno())
+        for number in range(5000):
+            log().info("word", number=number, text="x" * (number % 7000))
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [re.search(r"number=(\d+)", line)[1] for line in lines] == [str(number) for number in range(5000)]
+
+
+@pytest.mark.parametrize("stderr", [None, io.StringIO()])
+def test_a_stderr_that_is_none(stderr, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stderr)
+    configure("info", "text")
+    log().info("word")
+
+
+@pytest.mark.parametrize("formatter", ["text", "json"])
+def test_a_line_that_cannot_be_written_fails_nothing(page, onto, formatter):
+    class Rude:
+        def __str__(self):
+            raise ZeroDivisionError
+
+    onto(page[1], formatter)
+    logging.getLogger("library").warning("%d", "no number")
+    logging.getLogger("library").warning(Rude())
+    lines = read(page[0]).splitlines()
+    assert len(lines) == 2
+    assert all("a log line cannot be written" in line and "test_telemetry.py" in line for line in lines)
+
+
 # The access log
 
 
@@ -164,13 +306,13 @@ def pipe():
     os.set_blocking(reading, False)
     yield reading, writing
     for descriptor in (reading, writing):
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             os.close(descriptor)
 
 
 def read(descriptor):
     content = b""
-    with suppress(BlockingIOError):
+    with contextlib.suppress(BlockingIOError):
         while block := os.read(descriptor, 1 << 16):
             content += block
     return content.decode()
@@ -204,8 +346,8 @@ def test_no_value_forges_a_field(one, other):
 async def test_lines_wait_a_moment_and_go_together(pipe, monkeypatch):
     monkeypatch.setattr(telemetry, "_FLUSH_SECONDS", 0.05)
     writes = []
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, content: writes.append(fd) or real(fd, content))
+    real = telemetry._Outlet._put
+    monkeypatch.setattr(telemetry._Outlet, "_put", lambda outlet, piece: writes.append(piece) or real(outlet, piece))
     access = AccessLog(pipe[1], as_json=False)
     for number in range(20):
         access.add({"number": number})
@@ -249,6 +391,23 @@ async def test_a_reader_that_stands_still_stops_nobody(pipe, blocking):
     access.add({"path": "after"})
     access.flush()
     assert read(pipe[0]).endswith("path=after\n")
+
+
+async def test_it_is_told_how_many_lines_a_standing_reader_cost(pipe, logged):
+    configure("info", "text")
+    access = AccessLog(pipe[1], as_json=False)
+    for _ in range(3000):
+        access.add({"path": "x" * 200})
+    access.flush()
+    arrived = len(read(pipe[0]).splitlines())
+    access.add({"path": "after"})
+    access.flush()
+    first, second = logged().splitlines()
+    assert "lines of the access log are being dropped" in first
+    assert f"{3000 - arrived} lines of the access log were dropped" in second
+    access.add({"path": "after"})
+    access.flush()
+    assert logged() == ""
 
 
 async def test_every_line_that_arrives_is_whole(pipe):

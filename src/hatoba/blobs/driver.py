@@ -29,12 +29,10 @@ class OutOfSpace(InsufficientStorage):
 
 
 class BlobReader(Protocol):
-    """An open blob. `size` in bytes, as of opening."""
+    """An open blob. `size` in bytes, as of opening; `path` is that of a local file, for others to send; or None."""
 
     size: int
-
-    def fileno(self) -> int | None:
-        """The descriptor of a local file, for zero-copy sending; None where there is none."""
+    path: str | None
 
     async def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes at `offset`; fewer only at the end. Positional: readers share no state."""

@@ -44,6 +44,8 @@ class Filesystem:
         self._root = root
         self._temporary = root / OWN_FOLDER / "tmp"
         self._temporary.mkdir(parents=True, exist_ok=True)
+        # Apart, so that pulls do not wait for a disk that syncs slowly.
+        self._reads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hatoba-read")
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="hatoba-disk")
         self._durable: set[str] = set()
 
@@ -59,7 +61,8 @@ class Filesystem:
 
     async def open(self, key: str) -> BlobReader:
         """See `BlobDriver.open`."""
-        descriptor = _open_for_reading(self._path(key))
+        path = self._path(key)
+        descriptor = _open_for_reading(path)
         try:
             with _translated():
                 found = os.fstat(descriptor)
@@ -68,7 +71,7 @@ class Filesystem:
         except BaseException:
             os.close(descriptor)
             raise
-        return _FileReader(descriptor, found.st_size, self._pool)
+        return _FileReader(path, descriptor, found.st_size, self._reads)
 
     async def read(self, key: str, limit: int) -> bytes:
         """See `BlobDriver.read`."""
@@ -147,6 +150,7 @@ class Filesystem:
 
     def close(self) -> None:
         """See `BlobDriver.close`."""
+        self._reads.shutdown(wait=True)
         self._pool.shutdown(wait=True)
 
     async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -205,13 +209,11 @@ class Filesystem:
 class _FileReader:
     """One descriptor; the reads are positional, so a request may have several under way."""
 
-    def __init__(self, descriptor: int, size: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, path: str, descriptor: int, size: int, pool: ThreadPoolExecutor) -> None:
+        self.path: str | None = path
         self.size = size
         self._descriptor: int | None = descriptor
         self._pool = pool
-
-    def fileno(self) -> int | None:
-        return self._descriptor
 
     async def read(self, offset: int, length: int) -> bytes:
         descriptor = self._descriptor

@@ -117,10 +117,8 @@ class Memory:
 class _MemoryReader:
     def __init__(self, content: bytearray) -> None:
         self.size = len(content)
+        self.path: str | None = None
         self._content = content
-
-    def fileno(self) -> int | None:
-        return None
 
     async def read(self, offset: int, length: int) -> bytes:
         return bytes(self._content[offset : offset + length])

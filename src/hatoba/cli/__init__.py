@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from hatoba.cli import check_config, garbage_collect, serve, users, version
+from hatoba.cli import check_config, garbage_collect, ls, rm, serve, show, tag, users, version
 
 
 def main() -> None:
@@ -24,6 +24,10 @@ def hatoba_app() -> typer.Typer:
     app = _app("hatoba", "hatoba: a self-hosted OCI / Docker registry.")
     app.command("serve")(serve.serve)
     app.command("check-config")(check_config.check_config)
+    app.command("ls")(ls.ls)
+    app.command("show")(show.show)
+    app.command("tag")(tag.tag)
+    app.command("rm")(rm.rm)
     app.command("version")(version.version)
     app.add_typer(users.app, name="users")
     return app

@@ -56,6 +56,9 @@ class Database(Reader, Protocol):
     async def migrate(self) -> None:
         """Bring the schema up to date; raises StartError if a newer one wrote the database."""
 
+    async def check_schema(self) -> None:
+        """Raise StartError unless the schema is that of this hatoba, neither older nor newer; changes nothing."""
+
     def close(self) -> None:
         """End the threads and connections; waits for the write that runs."""
 
@@ -77,6 +80,13 @@ def migrations(folder: str) -> list[Migration]:
         if entry.name.endswith(".sql") and number.isdigit():
             found.append(Migration(int(number), name, entry.read_text("utf-8")))
     return sorted(found, key=lambda step: step.number)
+
+
+def check_applied(applied: list[tuple[int, str]], known: list[Migration], ours: str) -> None:
+    """Refuse a database that this hatoba would have to migrate, or that a newer one wrote; `applied` as below."""
+    check_known(applied, known, ours)
+    if {step.number for step in known} - {number for number, _ in applied}:
+        raise StartError(f"the database is older than this hatoba {ours}: start `hatoba serve` once")
 
 
 def check_known(applied: list[tuple[int, str]], known: list[Migration], ours: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from hatoba.db.engine import Reader, Row, Transaction
+from hatoba.db.engine import Reader, Row, Transaction, from_micros
 from hatoba.oci.digest import Digest
 
 
@@ -71,6 +71,35 @@ async def find_by_tag(reader: Reader, repository: str, tag: str) -> ManifestBody
 
 def _body(row: Row | None) -> ManifestBody | None:
     return None if row is None else ManifestBody(row[0], row[1], row[2], row[3])
+
+
+async def find_row(reader: Reader, repository_id: int, digest: Digest) -> ManifestRow | None:
+    """What listings show of the manifest, if the repository holds it."""
+    row = await reader.one(
+        "SELECT digest, media_type, artifact_type, size, total_bytes, config_digest, subject, annotations, os, "
+        "architecture, image_created_at, pushed_at, pushed_by FROM manifests "
+        "WHERE repository_id = :repository AND digest = :digest",
+        repository=repository_id,
+        digest=digest,
+    )
+    if row is None:
+        return None
+    fields = dict(zip(ManifestRow.__slots__, row, strict=True))
+    for name in ("image_created_at", "pushed_at"):
+        fields[name] = None if fields[name] is None else from_micros(fields[name])
+    return ManifestRow(**fields)
+
+
+async def children(reader: Reader, repository_id: int, digest: Digest) -> dict[str, int | None]:
+    """The manifests that an index lists, with the `total_bytes` of each; None where the repository does not hold it."""
+    rows = await reader.all(
+        "SELECT c.digest, k.total_bytes FROM manifest_references AS c "
+        "LEFT JOIN manifests AS k ON k.repository_id = c.repository_id AND k.digest = c.digest "
+        "WHERE c.repository_id = :repository AND c.manifest = :digest AND c.kind = 'manifest'",
+        repository=repository_id,
+        digest=digest,
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 async def keep_body(transaction: Transaction, digest: Digest, body: bytes) -> None:

@@ -13,17 +13,18 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast
+from urllib.parse import quote
 
 import apsw
 
 from hatoba.cancellation import outlast
-from hatoba.db.engine import Reader, Row, Transaction, check_known, migrations, now, to_micros
+from hatoba.db.engine import Reader, Row, Transaction, check_applied, check_known, migrations, now, to_micros
 from hatoba.errors import InsufficientStorage, StartError, Unavailable
 from hatoba.oci.digest import Digest
 
@@ -39,13 +40,26 @@ _SYNCHRONOUS = {"NORMAL": 1, "FULL": 2}
 
 
 class Sqlite:
-    """`Database` on the file `path`. `locks` is the folder of the write locks, shared by all processes."""
+    """`Database` on the file `path`. `locks` is the folder of the write locks, shared by all processes.
 
-    def __init__(self, path: Path, locks: Path, migrations_folder: str, synchronous: Literal["NORMAL", "FULL"]) -> None:
+    With `existing` nothing is made, and what can only be read is read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        locks: Path,
+        migrations_folder: str,
+        synchronous: Literal["NORMAL", "FULL"],
+        *,
+        existing: bool = False,
+    ) -> None:
         check_library()
         check_filesystem(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        locks.mkdir(parents=True, exist_ok=True)
+        if not existing:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            locks.mkdir(parents=True, exist_ok=True)
+        self._existing = existing
         self._path = path
         self._folder = migrations_folder
         self._synchronous: Literal["NORMAL", "FULL"] = synchronous
@@ -84,10 +98,7 @@ class Sqlite:
         known = migrations(self._folder)
         ours = installed_version("hatoba")
         await self.write(_prepare)
-        applied = [
-            (int(r[0]), str(r[1])) for r in await self.all("SELECT number, hatoba FROM migrations ORDER BY number")
-        ]
-        check_known(applied, known, ours)
+        check_known(await self._applied(), known, ours)
         for step in known:
 
             async def apply(transaction: Transaction, step: Any = step) -> None:
@@ -104,6 +115,11 @@ class Sqlite:
 
             await self.write(apply)
 
+    async def check_schema(self) -> None:
+        """See `Database.check_schema`."""
+        made = await self.one("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'migrations'")
+        check_applied(await self._applied() if made else [], migrations(self._folder), installed_version("hatoba"))
+
     def close(self) -> None:
         """See `Database.close`."""
         self._writer.close()
@@ -112,6 +128,10 @@ class Sqlite:
             self._scan_connection.close()
         self._version.close(True)
         self._reader.close()
+
+    async def _applied(self) -> list[tuple[int, str]]:
+        rows = await self.all("SELECT number, hatoba FROM migrations ORDER BY number")
+        return [(int(number), str(version)) for number, version in rows]
 
     def _scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:
         with _translated():
@@ -125,21 +145,28 @@ class Sqlite:
                 connection.execute("ROLLBACK")
 
     def _connect(self, *, writing: bool) -> apsw.Connection:
-        connection = apsw.Connection(str(self._path))
+        wanted = {"synchronous": _SYNCHRONOUS[self._synchronous], "foreign_keys": 1, "query_only": int(not writing)}
+        if not self._existing:
+            made = apsw.Connection(str(self._path))
+            return _prepared(made, {"journal_mode": "wal", **wanted})
         try:
-            connection.set_busy_timeout(_BUSY_MILLISECONDS)
-            wanted = {"journal_mode": "wal", "synchronous": _SYNCHRONOUS[self._synchronous], "foreign_keys": 1}
-            if not writing:
-                wanted["query_only"] = 1
-            for name, value in wanted.items():
-                if connection.pragma(name) != value:
-                    connection.pragma(name, value)
-                if (found := connection.pragma(name)) != value:
-                    raise StartError(f"the database does not take PRAGMA {name} = {value}: it says {found}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            return _prepared(apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE), wanted)
+        except (apsw.CantOpenError, apsw.ReadOnlyError):
+            if writing or self._has_wal():
+                raise
+            # SQLite wants its index beside the file, where we may not write. Without a WAL nobody has the database
+            # open, and whoever opens it now writes to a WAL first: the file alone is all there is.
+            uri = f"file:{quote(str(self._path.absolute()))}?immutable=1"
+            return _prepared(apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI), wanted)
+
+    def _has_wal(self) -> bool:
+        try:
+            os.stat(f"{self._path}-wal")  # noqa: PTH116  never opened, as in `_checkpoint`
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # for all that can be seen
+        return True
 
 
 class _Session:
@@ -287,6 +314,21 @@ def check_filesystem(path: Path, mounts: str = "/proc/self/mountinfo") -> None:
             f"{path} lies on {kind} (mounted at {best}), where SQLite's locks do not hold: "
             "put the database on a local disk with hatoba.database.path"
         )
+
+
+def _prepared(connection: apsw.Connection, wanted: Mapping[str, str | int]) -> apsw.Connection:
+    """The connection with these settings, each read back; `synchronous` is where SQLite first reads the file."""
+    try:
+        connection.set_busy_timeout(_BUSY_MILLISECONDS)
+        for name, value in wanted.items():
+            if connection.pragma(name) != value:
+                connection.pragma(name, value)
+            if (found := connection.pragma(name)) != value:
+                raise StartError(f"the database does not take PRAGMA {name} = {value}: it says {found}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 async def _prepare(transaction: Transaction) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from hatoba.db.engine import Reader, Transaction
+from hatoba.db.engine import Reader, Row, Transaction, from_micros
 from hatoba.oci.digest import Digest
 
 
@@ -17,6 +17,32 @@ class Move:
     tag: str
     at: datetime
     by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TagRow:
+    """What a listing shows of a tag and its manifest.
+
+    `size` is bytes of everything the manifest names; of an index, also of what the manifests name that it lists and the
+    repository holds. `platforms` are theirs, as `os/architecture`, each once.
+    """
+
+    name: str
+    digest: str
+    media_type: str
+    artifact_type: str | None
+    size: int
+    platforms: tuple[str, ...]
+    pushed_at: datetime
+    pushed_by: str | None
+
+
+_SEPARATOR = "\n"  # in no platform: what does not print is not kept
+_NO_PLATFORM = "unknown/"  # what BuildKit calls that of its attestations
+_LISTED = (
+    "FROM manifest_references AS c JOIN manifests AS k ON k.repository_id = c.repository_id AND k.digest = c.digest "
+    "WHERE c.repository_id = t.repository_id AND c.manifest = t.digest AND c.kind = 'manifest'"
+)
 
 
 async def find(reader: Reader, repository: str, tag: str) -> str | None:
@@ -39,6 +65,39 @@ async def names(reader: Reader, repository_id: int, after: str, limit: int) -> l
         limit=limit,
     )
     return [row[0] for row in rows]
+
+
+async def listed(reader: Reader, repository_id: int, after: str, limit: int) -> list[TagRow]:
+    """Tags with their manifests, in byte order of their names, after `after`."""
+    # As floating point: clients choose the sizes in manifests, and their sum may be more than 64 bits hold.
+    rows = await reader.all(
+        "SELECT t.name, t.digest, m.media_type, m.artifact_type, m.total_bytes, "  # noqa: S608  our own text
+        f"(SELECT sum(CAST(k.total_bytes AS DOUBLE PRECISION)) {_LISTED}), "
+        f"m.os || '/' || m.architecture, (SELECT string_agg(k.os || '/' || k.architecture, :separator) {_LISTED}), "
+        "t.pushed_at, t.pushed_by "
+        "FROM tags AS t JOIN manifests AS m ON m.repository_id = t.repository_id AND m.digest = t.digest "
+        "WHERE t.repository_id = :repository AND t.name > :after ORDER BY t.name LIMIT :limit",
+        repository=repository_id,
+        after=after,
+        limit=limit,
+        separator=_SEPARATOR,
+    )
+    return [_tag_row(row) for row in rows]
+
+
+def _tag_row(row: Row) -> TagRow:
+    name, digest, media_type, artifact_type, own, listed_bytes, platform, platforms, pushed_at, pushed_by = row
+    found = {text for text in (platform, *(platforms or "").split(_SEPARATOR)) if text}
+    return TagRow(
+        name=name,
+        digest=digest,
+        media_type=media_type,
+        artifact_type=artifact_type,
+        size=own + int(listed_bytes or 0),
+        platforms=tuple(sorted(text for text in found if not text.startswith(_NO_PLATFORM))),
+        pushed_at=from_micros(pushed_at),
+        pushed_by=pushed_by,
+    )
 
 
 async def pointing_at(reader: Reader, repository_id: int, digest: Digest) -> list[str]:

@@ -18,6 +18,7 @@ Reference = Digest | Tag
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*", re.ASCII)
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", re.ASCII)
+_HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]):[0-9]+/", re.ASCII)
 # Docker's registry and its clients cap a name at 255 characters.
 _LONGEST_NAME = 255
 # The fallback tag of the referrers API: spec main cuts the algorithm to 32 and the digest to 64 characters.
@@ -47,6 +48,21 @@ def parse_tag(text: str) -> Tag:
 def parse_reference(text: str) -> Reference:
     """A tag or digest to be written; raises TagInvalid or DigestInvalid."""
     return Digest.parse(text) if is_digest_like(text) else parse_tag(text)
+
+
+def parse_full(text: str) -> tuple[RepositoryName, Reference | None]:
+    """Repository and tag or digest of `repo`, `repo:tag` or `repo@digest`.
+
+    Raises NameInvalid, TagInvalid, DigestInvalid.
+    A host with a port before it, as `docker pull` has it, is left out: no name begins like that. A host without one
+    looks like a part of a name, and is taken for it.
+    """
+    path = _HOST_AND_PORT.sub("", text, count=1)
+    name, at, digest = path.partition("@")
+    if at:
+        return parse_name(name), Digest.parse(digest)
+    name, colon, tag = path.partition(":")
+    return parse_name(name), parse_tag(tag) if colon else None
 
 
 def find_reference(text: str) -> Reference:

@@ -7,7 +7,7 @@ the manifest is kept, tags move, and the link files to be written are marked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -43,6 +43,25 @@ class StoredManifest:
     media_type: str
     body: bytes
     warning: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedManifest:
+    """A manifest with all that is known of it.
+
+    `children` are the manifests that an index lists, with the bytes that each names; None where the repository does not
+    hold it.
+    """
+
+    row: ManifestRow
+    parsed: ParsedManifest
+    tags: tuple[str, ...]
+    children: Mapping[str, int | None]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of everything that the manifest names; of an index, also of what its manifests name."""
+        return self.row.total_bytes + sum(size or 0 for size in self.children.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,23 +170,48 @@ class Manifests:
         await self._links.write(marks)
         return PushedManifest(digest, parsed.subject.digest if parsed.subject else None, push.tags)
 
-    async def delete(self, repository: RepositoryName, digest: Digest, actor: str | None) -> None:
-        """Take the manifest and every tag on it out of the repository; raises NameUnknown, ManifestUnknown."""
+    async def describe(self, repository: RepositoryName, reference: Reference) -> DescribedManifest:
+        """All there is to say of a manifest; raises NameUnknown, ManifestUnknown."""
 
-        async def end(transaction: Transaction) -> list[MirrorRow]:
+        async def find(reader: Reader) -> tuple[ManifestRow, bytes, list[str], dict[str, int | None]]:
+            repository_id = await repositories.find(reader, repository)
+            if repository_id is None:
+                raise NameUnknown(detail={"name": repository})
+            found = reference if isinstance(reference, Digest) else await tags.find(reader, repository, reference)
+            digest = None if found is None else Digest.parse(str(found))
+            row = None if digest is None else await manifests.find_row(reader, repository_id, digest)
+            body = None if digest is None else await manifests.find_by_digest(reader, repository, digest)
+            if digest is None or row is None or body is None:
+                raise ManifestUnknown(detail={"reference": str(reference)})
+            named = await tags.pointing_at(reader, repository_id, digest)
+            return row, body.body, named, await manifests.children(reader, repository_id, digest)
+
+        row, body, named, children = await self._database.scan(find)
+        return DescribedManifest(row, await _parse(body), tuple(named), children)
+
+    async def delete(self, repository: RepositoryName, digest: Digest, actor: str | None) -> list[str]:
+        """Take the manifest and every tag on it out of the repository; raises NameUnknown, ManifestUnknown.
+
+        Returns the tags that ended.
+        """
+
+        async def end(transaction: Transaction) -> tuple[list[str], list[MirrorRow]]:
             repository_id = await repositories.find(transaction, repository)
             if repository_id is None:
                 raise NameUnknown(detail={"name": repository})
             at = now()
             marks = []
-            for tag in await tags.pointing_at(transaction, repository_id, digest):
+            ended = await tags.pointing_at(transaction, repository_id, digest)
+            for tag in ended:
                 await tags.delete(transaction, repository_id, tags.Move(repository, tag, at, actor))
                 marks.append(await mirror.mark(transaction, repository, "tag", tag, at))
             if not await manifests.delete(transaction, repository_id, digest):
                 raise ManifestUnknown(detail={"digest": str(digest)})
-            return [*marks, await mirror.mark(transaction, repository, "revision", str(digest), at)]
+            return ended, [*marks, await mirror.mark(transaction, repository, "revision", str(digest), at)]
 
-        await self._links.write(await self._database.write(end))
+        ended, marks = await self._database.write(end)
+        await self._links.write(marks)
+        return ended
 
     async def _select(self, repository: RepositoryName, reference: Reference) -> ManifestBody | None:
         if isinstance(reference, Digest):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hatoba.db import repositories
 from hatoba.db.engine import Database
+from hatoba.db.repositories import RepositoryRow
 
 
 class Repositories:
@@ -16,3 +19,8 @@ class Repositories:
         """At most `limit` names in byte order after `after`, and whether there are more."""
         names = await self._database.scan(lambda reader: repositories.catalog(reader, after, limit + 1))
         return names[:limit], len(names) > limit
+
+    async def summaries(self, after: str, limit: int) -> tuple[Sequence[RepositoryRow], bool]:
+        """As `catalog`, with what is in each repository. For people: it counts rows."""
+        rows = await self._database.scan(lambda reader: repositories.summaries(reader, after, limit + 1))
+        return rows[:limit], len(rows) > limit

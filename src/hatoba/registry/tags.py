@@ -1,12 +1,16 @@
-"""Rules of tags: listing and deleting. Tags are moved by pushing a manifest (`registry.manifests`)."""
+"""Rules of tags: listing, deleting, pointing one at a manifest that is there. A push moves them in `manifests`."""
 
 from __future__ import annotations
 
-from hatoba.db import mirror, repositories, tags
+from collections.abc import Sequence
+
+from hatoba.db import manifests, mirror, repositories, tags
 from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.mirror import MirrorRow
+from hatoba.db.tags import TagRow
 from hatoba.errors import ManifestUnknown, NameUnknown
-from hatoba.oci.reference import RepositoryName, Tag
+from hatoba.oci.digest import Digest
+from hatoba.oci.reference import Reference, RepositoryName, Tag
 from hatoba.registry.ports import Links
 
 _ALL = 2**62  # "no limit" in every SQL dialect
@@ -30,6 +34,45 @@ class Tags:
 
         found = await self._database.scan(names)
         return (found, False) if limit is None else (found[:limit], len(found) > limit)
+
+    async def listed(self, repository: RepositoryName, after: str, limit: int) -> tuple[Sequence[TagRow], bool]:
+        """At most `limit` tags with their manifests, in byte order after `after`; whether more are left.
+
+        Raises NameUnknown.
+        """
+
+        async def find(reader: Reader) -> Sequence[TagRow]:
+            repository_id = await repositories.find(reader, repository)
+            if repository_id is None:
+                raise NameUnknown(detail={"name": repository})
+            return await tags.listed(reader, repository_id, after, limit + 1)
+
+        found = await self._database.scan(find)
+        return found[:limit], len(found) > limit
+
+    async def point(self, repository: RepositoryName, reference: Reference, tag: Tag, actor: str | None) -> Digest:
+        """Let `tag` name the manifest under `reference`, as a push would; its digest.
+
+        Raises NameUnknown, ManifestUnknown.
+        """
+
+        async def move(transaction: Transaction) -> tuple[Digest, Sequence[MirrorRow]]:
+            repository_id = await repositories.find(transaction, repository)
+            if repository_id is None:
+                raise NameUnknown(detail={"name": repository})
+            found = reference if isinstance(reference, Digest) else await tags.find(transaction, repository, reference)
+            if found is None:
+                raise ManifestUnknown(detail={"tag": str(reference)})
+            digest = Digest.parse(str(found))
+            if not await manifests.held(transaction, repository, digest):
+                raise ManifestUnknown(detail={"digest": str(digest)})
+            at = now()
+            await tags.point(transaction, repository_id, tags.Move(repository, tag, at, actor), digest)
+            return digest, [await mirror.mark(transaction, repository, "tag", tag, at)]
+
+        digest, marks = await self._database.write(move)
+        await self._links.write(marks)
+        return digest
 
     async def delete(self, repository: RepositoryName, tag: Tag, actor: str | None) -> None:
         """End this tag only; the manifest and its other tags stay. Raises NameUnknown, ManifestUnknown."""

@@ -316,6 +316,19 @@ class EngineContract:
         )
         with pytest.raises(StartError, match=r"98\.7\.6"):
             await other.migrate()
+        with pytest.raises(StartError, match=r"98\.7\.6"):
+            await other.check_schema()
+
+    async def test_a_database_of_an_older_hatoba_is_refused_by_whom_may_not_migrate(
+        self, database: Database, other: Database
+    ) -> None:
+        await other.check_schema()
+        before = other.version()
+        await database.write(lambda transaction: transaction.run("DELETE FROM migrations"))
+        with pytest.raises(StartError, match=r"start `hatoba serve` once"):
+            await other.check_schema()
+        assert other.version() != before, "by the deletion"
+        assert await other.all("SELECT number FROM migrations") == []
 
 
 class DatabaseContract(EngineContract, RowsContract, UploadRowsContract):

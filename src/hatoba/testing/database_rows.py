@@ -12,7 +12,8 @@ from hatoba.db import blobs, manifests, mirror, repositories, tags, uploads
 from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Transaction, from_micros
 from hatoba.db.manifests import ManifestBody, ManifestRow, Referring
-from hatoba.db.tags import Move
+from hatoba.db.repositories import RepositoryRow
+from hatoba.db.tags import Move, TagRow
 from hatoba.db.uploads import UploadRow
 from hatoba.oci.digest import Digest
 
@@ -89,6 +90,24 @@ class RowsContract:
         assert await repositories.catalog(database, "b", 10) == ["c", "d"]
         assert await repositories.catalog(database, "bb", 1) == ["c"]
         assert await repositories.catalog(database, "", 0) == []
+
+    async def test_summaries_count_what_is_in_each_repository_of_the_catalog(self, database: Database) -> None:
+        async def work(transaction: Transaction) -> None:
+            for name in ("b", "a/x"):
+                repository_id = await hold_manifest(transaction, name, _BODY, pushed_at=LATER)
+            await hold_manifest(transaction, "a/x", _CHILD)
+            for digest in (_LAYER, _CONFIG):
+                await hold_blob(transaction, "a/x", digest)
+            for tag in ("v1", "v2", "v3"):
+                await tags.point(transaction, repository_id, Move("a/x", tag, AT, None), _BODY)
+            await hold_blob(transaction, "blobs-alone", _LAYER)
+
+        await database.write(work)
+        both = [RepositoryRow("a/x", 3, 2, 20, LATER), RepositoryRow("b", 0, 1, 0, LATER)]
+        assert await repositories.summaries(database, "", 10) == both
+        assert await repositories.summaries(database, "", 1) == both[:1]
+        assert await repositories.summaries(database, "a/x", 10) == both[1:]
+        assert await repositories.summaries(database, "b", 10) == []
 
     async def test_a_blob_is_made_touched_lost_and_healed(self, database: Database) -> None:
         assert await blobs.find(database, _LAYER) is None
@@ -208,6 +227,11 @@ class RowsContract:
         again = replace(full, pushed_at=LATER, pushed_by="bob", os="plan9")
         await database.write(lambda t: manifests.upsert(t, mine, again))
         assert await _manifest_row(database) == replace(full, pushed_at=LATER, pushed_by="bob")
+        assert await manifests.find_row(database, mine, _BODY) == await _manifest_row(database)
+        assert await manifests.find_row(database, mine, _CHILD) is None
+        assert await manifests.find_row(database, mine + 1, _BODY) is None
+        await database.write(lambda t: hold_manifest(t, "a", _CHILD))
+        assert await manifests.find_row(database, mine, _CHILD) == row_of(_CHILD)
 
     async def test_an_index_counts_its_missing_manifests(self, database: Database) -> None:
         async def work(transaction: Transaction) -> int:
@@ -226,8 +250,11 @@ class RowsContract:
             return found.missing_children
 
         assert await missing() == 2, "what another repository holds does not count, layers are no manifests"
-        await database.write(lambda t: hold_manifest(t, "a", _CHILD))
+        assert await manifests.children(database, mine, _BODY) == {str(_CHILD): None, str(_SUBJECT): None}
+        await database.write(lambda t: hold_manifest(t, "a", _CHILD, total_bytes=77))
         assert await missing() == 1
+        assert await manifests.children(database, mine, _BODY) == {str(_CHILD): 77, str(_SUBJECT): None}
+        assert await manifests.children(database, mine, _CHILD) == {}
         assert await database.write(lambda t: manifests.delete(t, mine, _CHILD))
         assert await missing() == 2
 
@@ -321,6 +348,38 @@ class RowsContract:
         assert await tags.find(database, "a", "child") == str(_CHILD)
         assert await tags.find(database, "a", "v1") is None
         assert await tags.find(database, "b", "child") is None
+
+    async def test_listed_tags_say_what_they_name(self, database: Database) -> None:
+        most = 2**63 - 1
+
+        async def work(transaction: Transaction) -> int:
+            mine = await hold_manifest(transaction, "a", _BODY, total_bytes=100, media_type="text/index")
+            children = ((_CHILD, "arm64", most), (_LAYER, "amd64", most), (_CONFIG, "amd64", 5))
+            for digest, architecture, size in children:
+                await hold_manifest(transaction, "a", digest, os="linux", architecture=architecture, total_bytes=size)
+                await manifests.add_reference(transaction, mine, _BODY, digest, "manifest")
+            attestation, elsewhere = Digest.of(b"attestation"), Digest.of(b"elsewhere")
+            await hold_manifest(transaction, "a", attestation, os="unknown", architecture="unknown", total_bytes=0)
+            await hold_manifest(transaction, "b", elsewhere, os="plan9", architecture="mips", total_bytes=2**40)
+            for digest in (attestation, elsewhere):
+                await manifests.add_reference(transaction, mine, _BODY, digest, "manifest")
+            await tags.point(transaction, mine, Move("a", "index", LATER, "alice"), _BODY)
+            await tags.point(transaction, mine, Move("a", "child", AT, None), _CONFIG)
+            return mine
+
+        mine = await database.write(work)
+        child, index = await tags.listed(database, mine, "", 10)
+        kind = row_of(_CONFIG).media_type
+        assert child == TagRow("child", str(_CONFIG), kind, None, 5, ("linux/amd64",), AT, None)
+        assert replace(index, size=0) == TagRow(
+            "index", str(_BODY), "text/index", None, 0, ("linux/amd64", "linux/arm64"), LATER, "alice"
+        )
+        # More than 64 bits hold, so about as much.
+        assert abs(index.size - 2 * most) < 2**20
+        assert await tags.listed(database, mine, "", 1) == [child]
+        assert await tags.listed(database, mine, "child", 10) == [index]
+        assert await tags.listed(database, mine, "index", 10) == []
+        assert await tags.listed(database, mine + 1, "", 10) == []
 
     async def test_every_move_of_a_tag_is_recorded(self, database: Database) -> None:
         mine = await database.write(lambda t: hold_manifest(t, "a", _BODY))

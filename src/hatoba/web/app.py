@@ -6,6 +6,7 @@ clients look for, configured headers, the access line, and what happens when som
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -20,7 +21,7 @@ from hatoba.registry.ports import BodyInterrupted
 from hatoba.telemetry import AccessLog
 from hatoba.web import errors
 from hatoba.web.messages import ClientGone, Receive, Request, Response, Scope, Send
-from hatoba.web.sending import CLIENT_GONE, BlobSender, Cut, send_response
+from hatoba.web.sending import CLIENT_GONE, BlobSender, Cut, RawHeaders, send_response
 from hatoba.web.v2 import routes
 from hatoba.web.v2.base import Answer, BlobAnswer, Registry
 
@@ -52,10 +53,6 @@ class App:
         self._numbers = itertools.count(1)
         self._log = structlog.stdlib.get_logger("hatoba.web")
 
-    def close(self) -> None:
-        """Free what answers left behind."""
-        self._blobs.close()
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; anything but HTTP is no business of ours."""
         if scope["type"] != "http":
@@ -68,11 +65,16 @@ class App:
             answer = await self._answer(request, request_id)
             if answer is not None:
                 status = answer.status
-                await self._send(request, send, answer)
             else:
                 # Mostly nobody hears it. But a body that is no HTTP looks like this too, and so does a client that
                 # closed its own side alone; without an answer granian would tell them 500.
-                await self._send(request, send, errors.render(SizeInvalid("the body broke off")))
+                answer = errors.render(SizeInvalid("the body broke off"))
+            try:
+                await self._send(request, send, answer)
+            except RegistryError as error:
+                answer = self._failed(error, request_id)
+                status = answer.status
+                await self._send(request, send, answer)
         except Cut as cut:
             # Returning is enough: granian closes a connection whose answer is shorter than it was announced.
             status = cut.status
@@ -87,9 +89,7 @@ class App:
         try:
             return await self._route(request)
         except RegistryError as error:
-            if error.__cause__ is not None:
-                self._log.error(error.message, request=request_id, reason=str(error.__cause__))
-            return errors.render(error)
+            return self._failed(error, request_id)
         except (BodyInterrupted, ClientGone) as interrupted:
             gone = interrupted if isinstance(interrupted, ClientGone) else interrupted.__cause__
             if isinstance(gone, ClientGone) and gone.stalled:
@@ -98,6 +98,11 @@ class App:
         except Exception:  # noqa: BLE001  the last line of defence: the log has it, the client a number
             self._log.exception("defect while answering a request", request=request_id, path=request.path[:255])
             return errors.render_unknown(request_id)
+
+    def _failed(self, error: RegistryError, request_id: str) -> Response:
+        if error.__cause__ is not None:
+            self._log.error(error.message, request=request_id, reason=str(error.__cause__))
+        return errors.render(error)
 
     async def _route(self, request: Request) -> Answer:
         prefix = self._registry.options.prefix
@@ -133,23 +138,17 @@ class App:
         request.user = known if isinstance(known, str) else None
 
     async def _send(self, request: Request, send: Send, answer: Answer) -> None:
-        """Send the answer; raises Cut."""
+        """Send the answer; raises Cut, or RegistryError when a blob cannot be read and nothing has gone out yet."""
         headers = list(self._common)
         headers += [(name.encode(), value.encode("utf-8", "replace")) for name, value in answer.headers]
-        try:
-            # Whoever asks for a blob sends no body, or almost never: that is seen without asking the server.
-            whole = (isinstance(answer, BlobAnswer) and not request.has_body) or await request.drain(_DRAIN_BYTES)
-        except BaseException:
-            if isinstance(answer, BlobAnswer):
-                answer.blob.reader.close()
-            raise
-        if not whole:
-            # A long body that nobody reads: answer at once, and close when the client has had time to hear it.
-            headers.append((b"connection", b"close"))
         if isinstance(answer, BlobAnswer):
-            await self._blobs.send(request, send, answer, headers)
-        else:
-            await send_response(request, send, answer, headers)
+            with contextlib.closing(answer.blob.reader):
+                if request.has_body:  # whoever asks for a blob sends none, or almost never
+                    await _take_body(request, headers)
+                await self._blobs.send(request, send, answer, headers)
+            return
+        await _take_body(request, headers)
+        await send_response(request, send, answer, headers)
 
     def _write_line(self, request: Request, request_id: str, status: int, seconds: float) -> None:
         fields: dict[str, str | int | float] = {
@@ -166,6 +165,12 @@ class App:
         }
         if self._access_log is not None:
             self._access_log.add(fields)
+
+
+async def _take_body(request: Request, headers: RawHeaders) -> None:
+    if not await request.drain(_DRAIN_BYTES):
+        # A long body that nobody reads: answer at once, and close when the client has had time to hear it.
+        headers.append((b"connection", b"close"))
 
 
 def _text(status: int, text: str) -> Response:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from hatoba.errors import RegistryError, SizeInvalid
-from hatoba.web.bodies import Share
+from hatoba.web.budget import Share
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

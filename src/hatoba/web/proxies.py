@@ -19,6 +19,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 _HOST = re.compile(r"[A-Za-z0-9._~-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 _LONGEST_ENTRY = 80
 _REMEMBERED = 1024
+_MOST_PROXIES = 32  # in a row; a header has room for 40,000 addresses, which would be read for a third of a second
 
 
 class Proxies:
@@ -38,9 +39,10 @@ class Proxies:
         found = _peer(request)
         if b"x-forwarded-for" not in request.headers or not self._trusts(found):
             return found
-        rest = ",".join(request.header_all("x-forwarded-for"))
-        while rest and self._trusts(found):
-            rest, _, entry = rest.rpartition(",")
+        told = ",".join(request.header_all("x-forwarded-for")).rsplit(",", _MOST_PROXIES)
+        for entry in reversed(told[-_MOST_PROXIES:]):
+            if not self._trusts(found):
+                break
             address = self._read(entry) if len(entry) <= _LONGEST_ENTRY else None
             if address is None:  # "unknown", or no proxy wrote it: the one who passed it on is all that is known
                 break

@@ -6,20 +6,19 @@ Once an answer has begun there is no second one: what fails then is logged and t
 from __future__ import annotations
 
 import asyncio
-import resource
-from collections import deque
 
 import structlog
 
 from hatoba.errors import RegistryError, Unavailable
-from hatoba.registry.blobs import OpenBlob
 from hatoba.web.messages import Request, Response, Send
 from hatoba.web.v2.base import BlobAnswer
 
 RawHeaders = list[tuple[bytes, bytes]]
 _BLOCK_BYTES = 512 * 1024
-_LINGER_SECONDS = 30.0
-_MOST_LINGERING = 4096
+# A client that reads slowly makes us and granian hold five blocks: many of them are sent small ones, at half the speed.
+_SMALL_BLOCK_BYTES = 64 * 1024
+_FEW_STREAMS = 16
+_UNWATCHED_BYTES = 4 * _BLOCK_BYTES  # to watch out for a client that leaves costs as much as to send a block
 _NO_LENGTH = {204, 304}
 
 CLIENT_GONE = 499  # for the log alone, as nginx has it: nobody is there to be told
@@ -48,98 +47,80 @@ async def send_response(request: Request, send: Send, answer: Response, headers:
 
 
 class BlobSender:
-    """Sends blobs; one per worker, used on the loop thread.
+    """Sends blobs; one per worker, used on the loop thread. Cuts an answer of which nothing goes out for so long."""
 
-    granian opens the path of a `pathsend` some time after `send` returned, and nothing tells when it has: `receive`
-    reports the end at once. A descriptor closed by then is a bare 404 to the client. So descriptors that were handed
-    over linger, and when many do, blobs are streamed instead.
-    """
-
-    def __init__(
-        self, stall_seconds: float, most: int = _MOST_LINGERING, linger_seconds: float = _LINGER_SECONDS
-    ) -> None:
+    def __init__(self, stall_seconds: float) -> None:
         self._stall_seconds = stall_seconds
-        # A part of what the process may open, so that clients who come and go at once leave enough for the others.
-        self._most = min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
-        self._linger_seconds = linger_seconds
-        self._lingering: deque[tuple[float, OpenBlob]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._streams = 0
 
     async def send(self, request: Request, send: Send, answer: BlobAnswer, headers: RawHeaders) -> None:
-        """Send a blob or a range of it and see to its reader's end; raises Cut."""
+        """Send a blob or a range of it; raises Cut, or RegistryError when nothing has gone out yet.
+
+        A whole blob is the server's to send, by its path: the descriptor that is open here could be closed, and its
+        number be another file's, by the time the server opens it, which it does after `send` has returned.
+        """
         headers.append((b"content-length", b"%d" % answer.length))
-        lingers = False
+        start = {"type": "http.response.start", "status": answer.status, "headers": headers}
+        path = _path_to_hand_over(request, answer)
+        if path is not None:
+            await send(start)
+            await send({"type": "http.response.pathsend", "path": path})
+            request.sent_bytes = answer.length  # as far as anybody can tell
+            return
+        self._streams += 1
         try:
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-            descriptor = answer.blob.reader.fileno()
-            if descriptor is not None and self._can_hand_over(request, answer):
-                lingers = True
-                # By number, not by name: when the server opens it the name may be gone.
-                await send({"type": "http.response.pathsend", "path": f"/proc/self/fd/{descriptor}"})
-                request.sent_bytes = answer.length  # as far as anybody can tell
-            elif answer.length <= _BLOCK_BYTES:
-                await self._send_block(request, send, answer, 0)
-            else:
-                await self._stream(request, send, answer)
+            first = await self._read(request, answer)  # before the answer begins, which could then not say what failed
+            await send(start)
+            await self._stream(request, send, answer, first)
         finally:
-            if lingers:
-                self._linger(answer.blob)
-            else:
-                answer.blob.reader.close()
+            self._streams -= 1
 
-    def close(self) -> None:
-        """Close every descriptor; no transfer may begin any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        while self._lingering:
-            self._lingering.popleft()[1].reader.close()
-
-    async def _stream(self, request: Request, send: Send, answer: BlobAnswer) -> None:
-        # Only `receive` tells that the client has left: granian's `send` then takes what it gets, and drops it.
-        left = asyncio.get_running_loop().create_task(request.left())
+    async def _stream(self, request: Request, send: Send, answer: BlobAnswer, block: bytes) -> None:
+        left: asyncio.Task[None] | None = None
         try:
-            while request.sent_bytes < answer.length:
-                if left.done():
+            while True:
+                await self._send_block(request, send, answer, block)
+                if request.sent_bytes == answer.length:
+                    return
+                if left is None and request.sent_bytes >= _UNWATCHED_BYTES:
+                    # Only `receive` tells that the client has left: `send` then takes what it gets, and drops it.
+                    left = asyncio.get_running_loop().create_task(request.left())
+                if left is not None and left.done():
                     raise Cut(CLIENT_GONE)
-                await self._send_block(request, send, answer, request.sent_bytes)
+                try:
+                    block = await self._read(request, answer)
+                except RegistryError as error:
+                    structlog.stdlib.get_logger("hatoba.web").error(
+                        "reading a blob failed", reason=str(error.__cause__ or error.message)
+                    )
+                    raise Cut(error.status) from None
         finally:
-            left.cancel()
+            if left is not None:
+                left.cancel()
 
-    async def _send_block(self, request: Request, send: Send, answer: BlobAnswer, position: int) -> None:
-        """Read and send one block from `position` of the answer's bytes; raises Cut."""
-        wanted = min(_BLOCK_BYTES, answer.length - position)
-        try:
-            block = await answer.blob.reader.read(answer.first + position, wanted) if wanted else b""
-        except RegistryError as error:
-            structlog.stdlib.get_logger("hatoba.web").error("reading a blob failed", reason=error.message)
-            raise Cut(error.status) from None
+    async def _read(self, request: Request, answer: BlobAnswer) -> bytes:
+        """The next block, an empty one if the answer is empty; raises Unavailable."""
+        position = request.sent_bytes
+        large = self._streams <= _FEW_STREAMS or answer.length <= _BLOCK_BYTES
+        wanted = min(_BLOCK_BYTES if large else _SMALL_BLOCK_BYTES, answer.length - position)
+        block = await answer.blob.reader.read(answer.first + position, wanted) if wanted else b""
         if wanted and not block:
-            raise Cut(Unavailable.status)
-        more = position + len(block) < answer.length
+            raise Unavailable("the blob cannot be read") from EOFError(f"{answer.blob.digest} became shorter")
+        return block
+
+    async def _send_block(self, request: Request, send: Send, answer: BlobAnswer, block: bytes) -> None:
+        end = request.sent_bytes + len(block)
         try:
             # It returns when there is room for the next block: a client that reads slowly makes it wait.
             async with asyncio.timeout(self._stall_seconds):
-                await send({"type": "http.response.body", "body": block, "more_body": more})
+                await send({"type": "http.response.body", "body": block, "more_body": end < answer.length})
         except TimeoutError:
             raise Cut(CLIENT_GONE) from None
-        request.sent_bytes = position + len(block)
+        request.sent_bytes = end
 
-    def _can_hand_over(self, request: Request, answer: BlobAnswer) -> bool:
-        # Up to one block a read is cheaper than the server's own open and reads.
-        whole = answer.length == answer.blob.size and answer.length > _BLOCK_BYTES
-        offered = "http.response.pathsend" in (request.scope.get("extensions") or {})
-        return whole and offered and len(self._lingering) < self._most
 
-    def _linger(self, blob: OpenBlob) -> None:
-        loop = asyncio.get_running_loop()
-        self._lingering.append((loop.time() + self._linger_seconds, blob))
-        if self._timer is None:
-            self._timer = loop.call_later(self._linger_seconds, self._sweep)
-
-    def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        while self._lingering and self._lingering[0][0] <= loop.time():
-            self._lingering.popleft()[1].reader.close()
-        if self._lingering:
-            self._timer = loop.call_at(self._lingering[0][0], self._sweep)
+def _path_to_hand_over(request: Request, answer: BlobAnswer) -> str | None:
+    # Up to one block a read is cheaper than the server's own open and reads.
+    whole = answer.length == answer.blob.size and answer.length > _BLOCK_BYTES
+    offered = "http.response.pathsend" in (request.scope.get("extensions") or {})
+    return answer.blob.reader.path if whole and offered else None

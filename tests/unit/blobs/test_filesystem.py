@@ -166,9 +166,9 @@ async def test_the_descriptor_opened_for_reading_cannot_write(driver, root):
     await driver.create(UPLOAD)
     reader = await driver.open(UPLOAD)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.write(reader.fileno(), b"x")
+        os.write(reader._descriptor, b"x")
     reader.close()
-    assert reader.fileno() is None
+    assert reader._descriptor is None
     with pytest.raises(ValueError, match="closed"):
         await reader.read(0, 1)
     assert writable_below(root) == []

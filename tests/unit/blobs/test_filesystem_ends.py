@@ -330,6 +330,19 @@ async def test_cancelled_while_an_early_sync_is_waited_for(driver, upload, monke
     assert open_below(root) == []
 
 
+async def test_a_disk_that_syncs_slowly_keeps_no_reader_waiting(driver, upload, monkeypatch):
+    go_on = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: go_on.wait(20))
+    staging = [asyncio.ensure_future(driver.stage(b"a manifest")) for _ in range(40)]
+    reader = await driver.open(upload)
+    assert await asyncio.wait_for(reader.read(0, 5), 10) == b"0123456789"[:5]
+    assert not any(staged.done() for staged in staging)
+    go_on.set()
+    for staged in staging:
+        await driver.remove(await staged)
+    reader.close()
+
+
 async def test_a_cancelled_reader_outlasts_its_call(driver, upload, monkeypatch, root):
     reader = await driver.open(upload)
 
@@ -344,7 +357,7 @@ async def test_a_cancelled_reader_outlasts_its_call(driver, upload, monkeypatch,
         patched.setattr(os, "pread", blocked)
         await blocked.cancel(asyncio.ensure_future(work()))
     assert blocked.names == [str(root / upload)]
-    assert reader.fileno() is None
+    assert reader._descriptor is None
 
 
 async def test_what_was_written_is_closed_off_the_loop(driver, upload, monkeypatch, root):

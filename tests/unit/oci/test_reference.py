@@ -11,6 +11,7 @@ from hatoba.oci.digest import Digest
 from hatoba.oci.reference import (
     fallback_tag,
     find_reference,
+    parse_full,
     parse_name,
     parse_reference,
     parse_tag,
@@ -209,3 +210,48 @@ def test_fallback_tag():
 def test_fallback_tags_are_tags(content, algorithm):
     tag = fallback_tag(Digest.of(content, algorithm))
     assert parse_tag(tag) == tag
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "reference"),
+    [
+        ("app", "app", None),
+        ("team/app:v1", "team/app", "v1"),
+        (f"team/app@{SHA256}", "team/app", Digest.parse(SHA256)),
+        ("127.0.0.1:5000/team/app:v1", "team/app", "v1"),
+        ("localhost:5000/app", "app", None),
+        ("Registry.Example.com:443/app:V1", "app", "V1"),
+        ("[::1]:5000/app:v1", "app", "v1"),
+        (f"host:1/app@{SHA256}", "app", Digest.parse(SHA256)),
+        ("registry.example.com/app:v1", "registry.example.com/app", "v1"),
+        ("localhost/app", "localhost/app", None),
+        ("app:5000", "app", "5000"),
+        ("host:5000/more", "more", None),
+    ],
+)
+def test_a_name_with_its_tag_or_digest(text, name, reference):
+    assert parse_full(text) == (name, reference)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", NameInvalid),
+        (":v1", NameInvalid),
+        ("App:v1", NameInvalid),
+        ("host:1/host:2/app", TagInvalid),
+        ("host:1/", NameInvalid),
+        ("https://host:1/app", TagInvalid),
+        ("app:", TagInvalid),
+        ("app:v1:v2", TagInvalid),
+        ("team/app:v\n", TagInvalid),
+        ("app@", DigestInvalid),
+        ("app@v1", DigestInvalid),
+        ("app@sha256:abc", DigestInvalid),
+        ("app@md5:d41d8cd98f00b204e9800998ecf8427e", DigestInvalid),
+        (f"app:v1@{SHA256}", NameInvalid),
+    ],
+)
+def test_what_names_nothing_in_full(text, error):
+    with pytest.raises(error):
+        parse_full(text)

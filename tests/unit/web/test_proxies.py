@@ -79,6 +79,14 @@ class TestClient:
         assert proxies.client(forwarded(STRANGER, "10.0.0.7")) == "10.0.0.7"
         assert proxies.client(forwarded("203.0.113.8", "10.0.0.7")) == "203.0.113.8"
 
+    def test_a_chain_is_read_up_to_a_length_that_no_real_one_has(self, proxies):
+        """A header has room for 40,000 addresses; with all of them trusted it was read for a third of a second."""
+        chain = ["198.51.100.1", *(f"10.0.0.{number}" for number in range(100, 131))]
+        assert proxies.client(forwarded(PROXY, ", ".join(chain))) == "198.51.100.1"
+        chain.insert(1, "10.0.0.99")
+        assert proxies.client(forwarded(PROXY, ", ".join(chain))) == "10.0.0.99"
+        assert proxies.client(forwarded(PROXY, *chain)) == "10.0.0.99"
+
     def test_a_peer_is_looked_up_once(self, proxies):
         for _ in range(5):
             proxies.client(forwarded(PROXY, "198.51.100.1"))

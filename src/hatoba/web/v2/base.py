@@ -15,7 +15,7 @@ from hatoba.registry.referrers import Referrers
 from hatoba.registry.repositories import Repositories
 from hatoba.registry.tags import Tags
 from hatoba.registry.uploads import Uploads
-from hatoba.web.bodies import Bodies
+from hatoba.web.budget import Budget
 from hatoba.web.messages import Headers, Request, Response
 from hatoba.web.proxies import Proxies
 
@@ -49,7 +49,7 @@ class Registry:
     referrers: Referrers
     options: Options
     proxies: Proxies
-    bodies: Bodies
+    budget: Budget
 
     def require_writable(self, action: str) -> None:
         """Raise Unsupported for a push or delete in read-only mode."""

@@ -6,7 +6,7 @@ from hatoba.errors import BlobUploadInvalid, ManifestTooLarge, TooManyTags
 from hatoba.oci.digest import Digest
 from hatoba.oci.reference import RepositoryName, find_reference, parse_reference, parse_tag
 from hatoba.registry.manifests import Push
-from hatoba.web.bodies import Share
+from hatoba.web.budget import Share
 from hatoba.web.messages import BodyTooLarge, ClientGone, Request, Response
 from hatoba.web.v2 import base
 from hatoba.web.v2.base import Registry
@@ -36,7 +36,7 @@ async def put(registry: Registry, request: Request, name: RepositoryName, refere
     if len(asked) > _MOST_TAGS:
         raise TooManyTags(f"at most {_MOST_TAGS} tags fit one request")
     tags = tuple(dict.fromkeys(parse_tag(tag) for tag in asked))
-    with registry.bodies.share() as share:
+    with registry.budget.share() as share:
         body = await _body(registry, request, share)
         push = Push(name, where, request.header("content-type"), body, tags, request.user)
         pushed = await registry.manifests.put(push)

@@ -15,7 +15,7 @@ _LEAST_BODIES = 4
 _UNCOUNTED_BYTES = 64 * 1024
 
 
-class Bodies:
+class Budget:
     """A bound for one worker: 64 MiB, at least four of the largest body; used on the loop thread.
 
     Bytes count when they have arrived, not when they are announced, which costs a client nothing. The first 64 KiB of
@@ -44,13 +44,13 @@ class Bodies:
 class Share:
     """What one body has taken, in bytes."""
 
-    def __init__(self, bodies: Bodies) -> None:
-        self._bodies = bodies
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self.taken = 0
 
     def grow(self, size: int) -> None:
         """The body has `size` bytes by now; raises TooManyRequests."""
         more = size - _UNCOUNTED_BYTES - self.taken
         if more > 0:
-            self._bodies.take(more)
+            self._budget.take(more)
             self.taken += more

@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from hatoba.errors import TooManyRequests
-from hatoba.web.bodies import Bodies
+from hatoba.web.budget import Budget
 from hatoba.web.messages import BodyTooLarge, ClientGone, Request
 
 LARGEST = 4 * 1024 * 1024
@@ -32,16 +32,16 @@ def request(*parts, ends=True, stall_seconds=60.0, pause=0.0):
 
 
 @pytest.fixture
-def bodies():
-    return Bodies(LARGEST)
+def budget():
+    return Budget(LARGEST)
 
 
 @contextlib.asynccontextmanager
-async def held(bodies, number, size=LARGEST - 1):
+async def held(budget, number, size=LARGEST - 1):
     """`number` bodies of which `size` bytes have come, and no more."""
 
     async def read():
-        with bodies.share() as share:
+        with budget.share() as share:
             await request(bytes(size), ends=False).body(size + 1, share)
 
     tasks = [asyncio.create_task(read()) for _ in range(number)]
@@ -55,45 +55,45 @@ async def held(bodies, number, size=LARGEST - 1):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def read(bodies, size):
-    with bodies.share() as share:
+async def read(budget, size):
+    with budget.share() as share:
         return await request(bytes(size)).body(LARGEST, share)
 
 
-async def test_a_body_in_parts(bodies):
-    with bodies.share() as share:
+async def test_a_body_in_parts(budget):
+    with budget.share() as share:
         assert await request(b"ab", b"", b"c", b"def").body(6, share) == b"abcdef"
         with pytest.raises(BodyTooLarge):
             await request(b"ab", b"", b"c", b"defg").body(6, share)
 
 
-async def test_over_the_budget_the_next_is_refused_at_once(bodies):
-    async with held(bodies, 16) as tasks:
+async def test_over_the_budget_the_next_is_refused_at_once(budget):
+    async with held(budget, 16) as tasks:
         assert not any(task.done() for task in tasks)
         with pytest.raises(TooManyRequests) as raised:
-            await read(bodies, 2 * LARGEST // 3)
+            await read(budget, 2 * LARGEST // 3)
         assert dict(raised.value.headers)["Retry-After"].isdigit()
         for size in (0, 1, FREE):
-            assert len(await read(bodies, size)) == size, "small ones are let in"
-    assert len(await read(bodies, LARGEST)) == LARGEST
+            assert len(await read(budget, size)) == size, "small ones are let in"
+    assert len(await read(budget, LARGEST)) == LARGEST
 
 
 async def test_the_budget_holds_four_of_the_largest():
-    bodies = Bodies(BUDGET)
-    async with held(bodies, 4, BUDGET - 1) as tasks:
+    budget = Budget(BUDGET)
+    async with held(budget, 4, BUDGET - 1) as tasks:
         assert not any(task.done() for task in tasks)
 
 
-async def test_a_refused_body_makes_room_for_the_others(bodies):
+async def test_a_refused_body_makes_room_for_the_others(budget):
     """However many come at once, some get through."""
-    done = await asyncio.gather(*(read(bodies, LARGEST) for _ in range(60)), return_exceptions=True)
+    done = await asyncio.gather(*(read(budget, LARGEST) for _ in range(60)), return_exceptions=True)
     assert sum(isinstance(outcome, bytes) for outcome in done) >= 15
 
 
 @pytest.mark.parametrize("end", ["cancelled", "left", "stalled", "too large", "failed"])
-async def test_it_is_free_again_however_a_request_ends(bodies, end):
+async def test_it_is_free_again_however_a_request_ends(budget, end):
     async def one():
-        with bodies.share() as share:
+        with budget.share() as share:
             size = LARGEST - 1
             if end == "cancelled":
                 async with asyncio.timeout(0.01):
@@ -111,12 +111,12 @@ async def test_it_is_free_again_however_a_request_ends(bodies, end):
     for _ in range(20):
         with pytest.raises(outcomes.get(end, ZeroDivisionError)):
             await one()
-    async with held(bodies, 16) as tasks:
+    async with held(budget, 16) as tasks:
         assert not any(task.done() for task in tasks)
 
 
-async def test_a_trickle_ends(bodies):
+async def test_a_trickle_ends(budget):
     """One byte before each time-out would hold its memory for ever."""
-    with bodies.share() as share, pytest.raises(ClientGone) as raised:
+    with budget.share() as share, pytest.raises(ClientGone) as raised:
         await request(*[b"x"] * 10_000, pause=0.01, stall_seconds=0.05).body(LARGEST, share)
     assert raised.value.stalled
