@@ -21,7 +21,7 @@ from fuzz import vocabulary
 from fuzz.serving import Registry, problems_at_the_end, serving
 
 ROUNDS = 3
-IDLE_SECONDS = 33.0  # descriptors of blobs linger for 30 seconds after the answer
+IDLE_SECONDS = 12.0  # the threads with which the server reads files end after 10
 
 
 def abuse(registry: Registry, scale: float) -> tuple[Footprint, Footprint]:

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from fuzz import garbage, journeys, oracle, vocabulary
 from fuzz.cases import RIGHT, Case, Generator
 from fuzz.client import Client
 from fuzz.judge import expect, violation
+from fuzz.serving import problems_at_the_end, serving
 from fuzz.wire import Answer, NotHTTP, parse_all, parse_head
 from hatoba.web.v2 import routes
 
@@ -151,6 +153,41 @@ def test_same_seed_same_requests():
 
     assert made("1 0") == made("1 0")
     assert made("1 0") != made("2 0")
+
+
+# --- a server that is not as it should be at the end
+
+
+@pytest.fixture
+def registry(tmp_path):
+    with serving(tmp_path) as registry:
+        yield registry
+
+
+def test_good_end(registry):
+    assert problems_at_the_end(registry) == []
+
+
+def test_worker_that_was_replaced_is_seen(registry, e2e):
+    os.kill(registry.workers[0], signal.SIGKILL)
+    e2e.wait_for(lambda: len(set(registry.children()) - set(registry.workers)) == 1, "no new worker comes")
+    assert "became" in problems_at_the_end(registry)[0]
+
+
+async def test_what_stays_is_seen(registry):
+    client = Client(registry.port, 1, 0)
+    (answer,) = await client.burst([Case("POST", b"/v2/x/blobs/uploads/", [RIGHT], b"", wanted=expect(202))])
+    assert answer
+    await client.close()
+    (registry.root / "docker/registry/v2/repositories/x/_manifests/temporary").mkdir(parents=True)
+    (registry.root / "docker/registry/v2/repositories/x/_manifests/temporary/file").touch()
+    with registry.err_path.open("a") as err:
+        err.write("time=2026-01-01T00:00:00Z level=error msg=oh\nTraceback (most recent call last):\n")
+    told = "\n".join(problems_at_the_end(registry))
+    assert "1 upload sessions are open, at most 0 were left" in told
+    assert "3 files are left over" in told
+    assert "on standard error: time=2026-01-01T00:00:00Z level=error msg=oh" in told
+    assert "on standard error: Traceback" in told
 
 
 # --- against servers that are wrong
