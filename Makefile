@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+N      ?= 20000
+SEED   ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format check reference big clean
+.PHONY: help setup serve test lint format check reference big fuzz abuse clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +49,12 @@ reference: $(VENV)/.serve ## write docs/reference from the code
 
 big: $(VENV)/.tests ## push and pull a 5 GiB blob, with memory figures (minutes, 15 GiB of disk)
 	$(BIN)/python tests/e2e/big.py $(ARGS)
+
+fuzz: $(VENV)/.tests ## send N=20000 requests, most of them wrong, to a real server and judge each answer; SEED=1
+	PYTHONPATH=tests $(BIN)/python -m fuzz -n $(N) --seed $(SEED) $(ARGS)
+
+abuse: $(VENV)/.tests ## vanishing, lying and flooding clients, and what the server takes up before and after (minutes)
+	PYTHONPATH=tests $(BIN)/python -m abuse $(ARGS)
 
 clean: ## remove .venv and caches; never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist
