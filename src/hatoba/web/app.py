@@ -68,7 +68,7 @@ class App:
             else:
                 # Mostly nobody hears it. But a body that is no HTTP looks like this too, and so does a client that
                 # closed its own side alone; without an answer granian would tell them 500.
-                answer = errors.render(SizeInvalid("the body broke off"))
+                answer = errors.render(SizeInvalid("the body broke off", headers=(("Connection", "close"),)))
             try:
                 await self._send(request, send, answer)
             except RegistryError as error:

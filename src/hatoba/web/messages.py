@@ -114,6 +114,7 @@ class Request:
                 self.stalled = True
                 raise ClientGone(stalled=True) from None
             if message["type"] != "http.request":
+                self.body_read = True  # there will be no more of it
                 raise ClientGone(stalled=False)
             more = message.get("more_body", False)
             self.body_read = not more
