@@ -52,7 +52,7 @@ class Access(Protocol):
         nothing else for whatever the header holds.
         """
 
-    def cached(self, authorization: str | None) -> str | Miss | None:
+    def cached(self, authorization: str | None, address: str) -> str | Miss | None:
         """The answer of `authorize` when it is known already and right for every action; never waits, never raises."""
 
 
@@ -69,7 +69,7 @@ class Anonymous:
         """See `Access.authorize`."""
         return None
 
-    def cached(self, authorization: str | None) -> str | Miss | None:  # noqa: ARG002
+    def cached(self, authorization: str | None, address: str) -> str | Miss | None:  # noqa: ARG002
         """See `Access.cached`."""
         return None
 
@@ -77,18 +77,20 @@ class Anonymous:
 class BasicAccess:
     """`auth: htpasswd`: whoever has a password may do everything.
 
-    Docker sends the same header with every request, so the headers last found right are kept, by a keyed hash, each
-    pointing at what `htpasswd` has verified: it counts only as long as that does. While too many `guesses` of an
-    account have failed from an address, what was right from there before is let in; all else is not even checked.
+    Docker sends the same header with every request, so the headers last found right are kept, by a keyed hash and the
+    address they came from, each pointing at what `htpasswd` has verified: it counts only as long as that does. While
+    too many `guesses` of an account have failed from an address, what was right from there before is let in; all else
+    is not even checked.
     """
 
-    def __init__(self, htpasswd: Htpasswd, realm: str, guesses: Guesses, *, keep_most: int = 1024) -> None:
+    def __init__(self, htpasswd: Htpasswd, realm: str, guesses: Guesses, *, keep_most: int = 4096) -> None:
         self._htpasswd = htpasswd
         self._guesses = guesses
         self._challenge = (("WWW-Authenticate", f'Basic realm="{_quoted(realm)}"'),)
         self._keep_most = keep_most
         self._secret = secrets.token_bytes(32)
-        self._headers: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()  # user, key of the credentials
+        # Header and address: the user and the key of the credentials.
+        self._headers: OrderedDict[tuple[bytes, str], tuple[str, bytes]] = OrderedDict()
 
     async def authorize(
         self,
@@ -98,20 +100,20 @@ class BasicAccess:
         address: str,
     ) -> str:
         """See `Access.authorize`."""
-        known = self.cached(authorization)
+        known = self.cached(authorization, address)
         if known is not Miss.MISS:
             return known
         credentials = _credentials(authorization or "")
         if authorization is None or credentials is None or not await self._verify(*credentials, address):
             raise Unauthorized(headers=self._challenge)
-        self._keep(authorization, credentials[0], self._htpasswd.key_of(*credentials))
+        self._keep(self._header(authorization, address), credentials[0], self._htpasswd.key_of(*credentials))
         return credentials[0]
 
-    def cached(self, authorization: str | None) -> str | Miss:
+    def cached(self, authorization: str | None, address: str) -> str | Miss:
         """See `Access.cached`."""
-        if authorization is None or self._guesses.any_closed:
+        if authorization is None:
             return Miss.MISS
-        header = self._header(authorization)
+        header = self._header(authorization, address)
         known = self._headers.get(header)
         if known is None:
             return Miss.MISS
@@ -127,25 +129,24 @@ class BasicAccess:
         if self._htpasswd.is_verified(key) and self._guesses.lets_in(user, address, key):
             return True
         guess = self._guesses.begin(user, address, key)
-        failed = True  # so it counts when the client goes away: it may ask for the outcome by the cache
+        right: bool | None = False  # so it counts when the client goes away: it may ask for the outcome by the cache
         try:
-            failed = not await self._htpasswd.verify(user, password)
+            right = await self._htpasswd.verify(user, password)
         except Unavailable:
-            failed = False  # nothing was checked
+            right = None
             raise
         finally:
-            self._guesses.end(guess, failed=failed)
-        return not failed
+            self._guesses.end(guess, right=right)
+        return right
 
-    def _keep(self, authorization: str, user: str, key: bytes) -> None:
-        header = self._header(authorization)
+    def _keep(self, header: tuple[bytes, str], user: str, key: bytes) -> None:
         self._headers[header] = (user, key)
         self._headers.move_to_end(header)
         if len(self._headers) > self._keep_most:
             self._headers.popitem(last=False)
 
-    def _header(self, authorization: str) -> bytes:
-        return hmac.digest(self._secret, authorization.encode("utf-8", "surrogatepass"), "sha256")
+    def _header(self, authorization: str, address: str) -> tuple[bytes, str]:
+        return hmac.digest(self._secret, authorization.encode("utf-8", "surrogatepass"), "sha256"), address
 
 
 def _credentials(authorization: str) -> tuple[str, str] | None:

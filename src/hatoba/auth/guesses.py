@@ -30,9 +30,9 @@ class Guess:
 class Guesses:
     """Lets each account and address fail `most` times in any `seconds`. For one event loop.
 
-    Unknown accounts count like known ones, so that nothing tells them apart. The `keep_most` accounts that failed last
-    are remembered: more than bcrypt can check in a minute, so forgetting cannot be brought about. Remembered too are as
-    many passwords that were right, each with its account.
+    Unknown accounts count like known ones, so that nothing tells them apart. Whoever was right before may try that
+    password again, however many others failed. The `keep_most` accounts that failed last are remembered, more than
+    bcrypt of cost 10 can check in a minute; and as many passwords that were right, each with its account.
     """
 
     def __init__(
@@ -51,21 +51,18 @@ class Guesses:
         self._failures: OrderedDict[bytes, deque[float]] = OrderedDict()  # account: when, the oldest first
         self._open: dict[bytes, dict[bytes, Guess]] = {}  # account: the guesses that are being checked
         self._right: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()  # account and password
-        self._closed_until = -math.inf
-
-    @property
-    def any_closed(self) -> bool:
-        """Whether any account may be closed now; costs nothing, for every request asks."""
-        return self._clock() < self._closed_until
 
     def lets_in(self, user: str, address: str, key: bytes) -> bool:
-        """Whether the password behind `key`, known to be right, may be taken as such without another guess.
+        """Whether the password behind `key`, known to be right, may be taken as such without being checked again.
 
-        Where the account is closed only if it was found right from that address: elsewhere the answer would tell a
+        While the account is closed only if it was right from that address before: elsewhere the answer would tell a
         guesser, whom nothing slows here, that he has hit upon the password that its owner uses at this moment.
         """
         account = self._account(user, address)
-        return len(self._recent(account)) < self._most or (account, key) in self._right
+        if len(self._recent(account)) >= self._most and (account, key) not in self._right:
+            return False
+        self._was_right(account, key)
+        return True
 
     def begin(self, user: str, address: str, key: bytes) -> Guess:
         """Take up a guess before it is checked; `key` says which password it is. Each must come to its `end`.
@@ -78,7 +75,7 @@ class Guesses:
         if (guess := under_way.get(key)) is not None:
             return guess
         failures = self._recent(account)
-        if len(failures) + len(under_way) >= self._most:
+        if len(failures) + len(under_way) >= self._most and (account, key) not in self._right:
             # Those under way are decided in a moment.
             seconds = failures[0] + self._seconds - self._clock() if len(failures) >= self._most else 1.0
             raise TooManyRequests(
@@ -88,23 +85,23 @@ class Guesses:
         self._open.setdefault(account, {})[key] = guess
         return guess
 
-    def end(self, guess: Guess, *, failed: bool) -> None:
-        """The guess was checked, or given up. Only the first end of a guess counts."""
+    def end(self, guess: Guess, *, right: bool | None) -> None:
+        """The guess was checked, or given up; None: it could not be checked. Only the first end of a guess counts."""
         under_way = self._open.get(guess.account, {})
         if under_way.get(guess.key) is not guess:
             return
         del under_way[guess.key]
         if not under_way:
             del self._open[guess.account]
-        if failed:
-            failures = self._failures.setdefault(guess.account, deque(maxlen=self._most))
-            failures.append(self._clock())
-            if len(failures) >= self._most:
-                self._closed_until = self._clock() + self._seconds
+        if right:
+            self._was_right(guess.account, guess.key)
+        elif right is not None:
+            self._failures.setdefault(guess.account, deque(maxlen=self._most)).append(self._clock())
             _keep_newest(self._failures, guess.account, self._keep_most)
-        else:
-            self._right.setdefault((guess.account, guess.key))
-            _keep_newest(self._right, (guess.account, guess.key), self._keep_most)
+
+    def _was_right(self, account: bytes, key: bytes) -> None:
+        self._right.setdefault((account, key))
+        _keep_newest(self._right, (account, key), self._keep_most)
 
     def _recent(self, account: bytes) -> deque[float]:
         failures = self._failures.get(account)

@@ -59,6 +59,7 @@ class App:
             return
         started = time.perf_counter()
         request = Request(scope, receive, self._stall_seconds)
+        request.address = self._registry.proxies.client(request)
         request_id = self._registry.proxies.request_id(request) or f"{os.getpid():x}-{next(self._numbers):x}"
         status = CLIENT_GONE
         try:
@@ -131,10 +132,9 @@ class App:
 
     async def _authorize(self, request: Request, action: str, repository: str | None) -> None:
         sent = request.header("authorization")
-        known = self._registry.access.cached(sent)
+        known = self._registry.access.cached(sent, request.address)
         if known is Miss.MISS:
-            address = self._registry.proxies.client(request)
-            known = await self._registry.access.authorize(sent, action, repository, address)
+            known = await self._registry.access.authorize(sent, action, repository, request.address)
         request.user = known if isinstance(known, str) else None
 
     async def _send(self, request: Request, send: Send, answer: Answer) -> None:
@@ -154,7 +154,7 @@ class App:
         fields: dict[str, str | int | float] = {
             "id": request_id,
             "user": request.user or "-",
-            "client": self._registry.proxies.client(request),
+            "client": request.address,
             "method": request.method[:16],
             "repository": request.repository or "-",
             "action": request.action or "-",

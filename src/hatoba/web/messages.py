@@ -45,7 +45,9 @@ class Response:
 
 
 class Request:
-    """One request. `user` is None for anonymous; `action` and `repository` are set by the router, for the log.
+    """One request. `user` is None for anonymous; `address` is the client's, whatever proxies stand between.
+
+    `action` and `repository` are set by the router, for the log.
 
     `cut_short`: the answer goes out before the body was read. `sent_bytes` of the answer's body have gone out.
     """
@@ -55,6 +57,7 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.address = ""
         self.user: str | None = None
         self.action = ""
         self.repository = ""

@@ -25,12 +25,12 @@ def guesses(clock):
 
 def fail(guesses, user="alice", address="203.0.113.9", times=2):
     for number in range(times):
-        guesses.end(guesses.begin(user, address, b"%d" % number), failed=True)
+        guesses.end(guesses.begin(user, address, b"%d" % number), right=False)
 
 
 def is_open(guesses, user="alice", address="203.0.113.9"):
     try:
-        guesses.end(guesses.begin(user, address, b"other"), failed=False)
+        guesses.end(guesses.begin(user, address, b"other"), right=None)
     except TooManyRequests:
         return False
     return True
@@ -75,9 +75,9 @@ def test_retry_after_is_whole_and_never_0(guesses, clock):
 def test_guesses_under_way_are_decided_soon(guesses):
     first, second = (guesses.begin("alice", "203.0.113.9", key) for key in (b"1", b"2"))
     assert seconds(guesses) == "1"
-    guesses.end(first, failed=False)
+    guesses.end(first, right=None)
     assert is_open(guesses)
-    guesses.end(second, failed=True)
+    guesses.end(second, right=False)
     assert is_open(guesses)
 
 
@@ -85,11 +85,11 @@ def test_only_the_first_end_counts(guesses):
     first = guesses.begin("alice", "203.0.113.9", b"1")
     assert guesses.begin("alice", "203.0.113.9", b"1") is first
     for _ in range(5):
-        guesses.end(first, failed=True)
+        guesses.end(first, right=False)
     again = guesses.begin("alice", "203.0.113.9", b"1")
     assert again is not first
-    guesses.end(first, failed=True)
-    guesses.end(again, failed=False)
+    guesses.end(first, right=False)
+    guesses.end(again, right=None)
     assert is_open(guesses)
 
 
@@ -102,7 +102,7 @@ def test_memory_is_bounded(clock):
     assert [is_open(guesses, f"user{number}") for number in range(5, 10)] == [True, True, False, False, False]
     assert guesses._open == {}
     for number in range(10):
-        guesses.end(guesses.begin("alice", f"203.0.113.{number}", b"right"), failed=False)
+        guesses.end(guesses.begin("alice", f"203.0.113.{number}", b"right"), right=True)
     assert len(guesses._right) == 3
 
 
@@ -111,3 +111,21 @@ def test_what_is_over_is_forgotten_when_asked(guesses, clock):
     clock.now += 60
     assert is_open(guesses)
     assert guesses._failures == {}
+
+
+def test_what_was_right_there_before_may_be_tried_again(guesses):
+    guesses.end(guesses.begin("alice", "203.0.113.9", b"right"), right=True)
+    fail(guesses)
+    assert not is_open(guesses)
+    guesses.end(guesses.begin("alice", "203.0.113.9", b"right"), right=True)
+    assert guesses.lets_in("alice", "203.0.113.9", b"right")
+    fail(guesses, address="203.0.113.10")
+    assert not guesses.lets_in("alice", "203.0.113.10", b"right")
+
+
+def test_what_could_not_be_checked_was_not_right(guesses):
+    guesses.end(guesses.begin("alice", "203.0.113.9", b"right"), right=None)
+    fail(guesses)
+    assert not guesses.lets_in("alice", "203.0.113.9", b"right")
+    with pytest.raises(TooManyRequests):
+        guesses.begin("alice", "203.0.113.9", b"right")

@@ -70,8 +70,7 @@ async def _mount(registry: Registry, request: Request, name: RepositoryName) -> 
         digest = Digest.parse(asked)
         if origin := request.query("from"):
             source = parse_name(origin)
-            address = registry.proxies.client(request)
-            await registry.access.authorize(request.header("authorization"), "pull", source, address)
+            await registry.access.authorize(request.header("authorization"), "pull", source, request.address)
     except (DigestInvalid, NameInvalid):
         return None
     return digest if await registry.blobs.mount(name, digest, source) else None
