@@ -35,6 +35,7 @@ from hatoba.web.app import App
 from hatoba.web.messages import Receive, Scope, Send
 
 _BACKPRESSURE = 16_384
+_OWN_DESCRIPTORS = 64  # databases, locks, uploads being written
 _READY_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
 
@@ -171,7 +172,8 @@ def _server(settings: Settings, address: Address) -> MPServer:
         http=HTTPModes.http1,  # else a connection that sends nothing is never timed out
         websockets=False,
         backlog=1024,
-        backpressure=max(16, min(limit // 2, _BACKPRESSURE)),
+        # A client takes two descriptors while a blob is sent: the connection's and the file's.
+        backpressure=max(16, min((limit - _OWN_DESCRIPTORS) // 2, _BACKPRESSURE)),
         http1_settings=HTTP1Settings(
             header_read_timeout=round(settings.hatoba.limits.headertimeout.total_seconds() * 1000)
         ),

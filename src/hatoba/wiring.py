@@ -185,12 +185,12 @@ async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
         stack.enter_context(_explained(path))
         locks = _own(root) / "locks"
         driver: BlobDriver
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
+        await database.check_schema()
         if writing:
             driver = stack.enter_context(contextlib.closing(_writable(root, path)))
         else:
             driver = stack.enter_context(contextlib.closing(Memory()))  # listings ask rows alone
-        database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
-        await database.check_schema()
         mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, locks)))
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)

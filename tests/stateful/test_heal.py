@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from hatoba.errors import Unavailable
 from hatoba.operations import heal
 
 BLOBS = "/v2/team/app/blobs/"
@@ -49,7 +50,26 @@ async def test_another_file_is_not(lost, healing, rows, content):
     assert rows("SELECT state FROM blobs") == [("missing",)]
 
 
-async def test_a_wrong_file_is_hashed_once_an_hour(lost, healing, monkeypatch, caplog):
+async def test_one_that_cannot_be_read_stops_no_other(worker, blob_file, healing, monkeypatch, rows):
+    one = await worker()
+    digests = sorted([await one.push_blob(b"%d" % number) for number in range(3)])
+    for digest in digests:
+        blob_file(digest).rename(blob_file(digest).with_name("kept"))
+        assert (await one("HEAD", BLOBS + digest)).status_code == 404
+        blob_file(digest).with_name("kept").rename(blob_file(digest))
+    real = one.driver.open
+
+    async def forbidden(key):
+        if digests[0][7:] in key:
+            raise Unavailable("a file cannot be read: Permission denied")
+        return await real(key)
+
+    monkeypatch.setattr(healing._driver, "open", forbidden)
+    assert await healing.turn() == 2
+    assert rows(f"SELECT state FROM blobs WHERE digest = '{digests[0]}'") == [("missing",)]
+
+
+async def test_a_wrong_file_is_hashed_only_now_and_then(lost, healing, monkeypatch, caplog):
     _, _, file, elsewhere = lost
     file.write_bytes(b"same length!")
     with caplog.at_level(logging.ERROR):

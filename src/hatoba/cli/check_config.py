@@ -45,7 +45,8 @@ def check_config(  # noqa: PLR0913  one argument an option
 ) -> None:
     """Print each setting that `serve` would use and where it came from; exit 2 naming the key that is wrong."""
     with reported():
-        configured = configure(configuration_file(file, config), root, {"http.addr": addr, "hatoba.workers": workers})
+        options = {"http.addr": addr, "hatoba.workers": workers}
+        configured = configure(configuration_file(file, config), root, options, volume_first=True)
         server.check(configured.settings)
     for warning in configured.loaded.warnings:
         typer.echo(f"warning: {warning}", err=True)

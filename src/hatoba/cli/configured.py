@@ -75,8 +75,14 @@ def configuration_file(file: Path | None, config: Path | None = None) -> Path | 
     return file or config or (Path(told) if told else None)
 
 
-def configure(path: Path | None, root: Path | None, options: Mapping[str, object] | None = None) -> Configured:
-    """The settings as options, environment, the file at `path` or else the first run have them; raises ConfigError."""
+def configure(
+    path: Path | None, root: Path | None, options: Mapping[str, object] | None = None, *, volume_first: bool = False
+) -> Configured:
+    """The settings as options, environment, the file at `path` or else the first run have them; raises ConfigError.
+
+    With `volume_first` the variable of the data folder goes before `root` on a first run, and only there: it is how an
+    image names its volume, and a server must not begin anew beside it.
+    """
     overrides = {**(options or {}), _ROOT_KEY: None if root is None else str(root)}
     if path is not None or writes_auth(os.environ):
         return Configured(load(path, os.environ, overrides), first_run=False)
@@ -84,9 +90,8 @@ def configure(path: Path | None, root: Path | None, options: Mapping[str, object
     if not environ.get(_ROOT_VARIABLE):
         # Left empty it would take away the folder of the first run, and so part it from its htpasswd file.
         environ.pop(_ROOT_VARIABLE, None)
-    # Here alone the variable goes before the option: it is how an image names its volume.
     folder = root or DEFAULT_ROOT
-    if _ROOT_VARIABLE in environ:
+    if _ROOT_VARIABLE in environ and (volume_first or root is None):
         folder, overrides[_ROOT_KEY] = Path(environ[_ROOT_VARIABLE]), None
     return Configured(load(None, environ, overrides, base=first_run_document(folder, ADDR)), first_run=True)
 

@@ -61,6 +61,12 @@ def with_registry(
     owner = wiring.metadata_owner(settings)
     if writing:
         _become(*owner)
+        if os.geteuid() != owner[0]:
+            # Even where it may write: files that it made would stop the server.
+            raise HatobaError(
+                f"{printable(wiring.metadata_path(settings) or '')} cannot be written by uid {os.geteuid()}: "
+                f"it belongs to uid {owner[0]}, run the command as that user"
+            )
     telemetry.configure("warn", "text")  # messages to stderr; unconfigured they would mix with results
     try:
         return asyncio.run(_worked(settings, work, writing=writing))

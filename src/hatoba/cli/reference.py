@@ -31,7 +31,8 @@ Made by `make reference` from the commands themselves; change the words there. R
 to standard error. Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.
 
 A setting is taken from an option, else from its `REGISTRY_*` variable, else from the configuration file, else it has
-its default; `hatoba check-config` shows which.
+its default; `hatoba check-config` shows which. One exception: where nothing is configured `serve` takes
+`REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY`, by which an image names its volume, before `--root`.
 """
 
 

@@ -39,7 +39,7 @@ def registry_serve(file: File = None, *, config: Config = None, root: Root = Non
 
 
 def _run(path: Path | None, root: Path | None, options: Mapping[str, object]) -> None:
-    configured = configure(path, root, options)
+    configured = configure(path, root, options, volume_first=True)
     settings = configured.settings
     server.check(settings)
     telemetry.configure(settings.log.level, settings.log.formatter, settings.log.fields)

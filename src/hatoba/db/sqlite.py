@@ -36,6 +36,7 @@ _BUSY_MILLISECONDS = 30_000
 _SHARED_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse")
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")  # how /proc/self/mountinfo writes a space
 _RETRY = (("Retry-After", "5"),)
+_ALONE = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
 _SYNCHRONOUS = {"NORMAL": 1, "FULL": 2}
 
 
@@ -149,15 +150,18 @@ class Sqlite:
         if not self._existing:
             made = apsw.Connection(str(self._path))
             return _prepared(made, {"journal_mode": "wal", **wanted})
+        # SQLite wants its index beside the file. Where we may not write it can make none; and one that is made by who
+        # may not write the file is not the server's to write. Without a WAL nobody has the database open, and whoever
+        # opens it now writes to a WAL first: the file alone is all there is.
+        alone = f"file:{quote(str(self._path.absolute()))}?immutable=1"
+        if not writing and not os.access(self._path, os.W_OK) and not self._has_wal():
+            return _prepared(apsw.Connection(alone, flags=_ALONE), wanted)
         try:
             return _prepared(apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE), wanted)
         except (apsw.CantOpenError, apsw.ReadOnlyError):
             if writing or self._has_wal():
                 raise
-            # SQLite wants its index beside the file, where we may not write. Without a WAL nobody has the database
-            # open, and whoever opens it now writes to a WAL first: the file alone is all there is.
-            uri = f"file:{quote(str(self._path.absolute()))}?immutable=1"
-            return _prepared(apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI), wanted)
+            return _prepared(apsw.Connection(alone, flags=_ALONE), wanted)
 
     def _has_wal(self) -> bool:
         try:

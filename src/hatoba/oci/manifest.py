@@ -27,6 +27,10 @@ from hatoba.oci.descriptor import (
 )
 
 _SCHEMA_VERSION = 2
+# Far from any real manifest. More would hold up everybody: Python reads JSON in one piece, and each reference is looked
+# at and kept under the write lock.
+_MOST_PARTS = 200_000
+_MOST_REFERENCES = 10_000
 _ACCEPTED = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}"
 
 
@@ -85,10 +89,14 @@ class ParsedManifest:
 
 def parse(content: bytes) -> ParsedManifest:
     """Read a manifest; raises ManifestInvalid saying what is wrong with it."""
+    if sum(map(content.count, (b"{", b"[", b","))) > _MOST_PARTS:
+        raise ManifestInvalid(f"the manifest's JSON has more than {_MOST_PARTS} parts")
     body = _validate(_json_object(content))
     media_type = _media_type(body)
     is_index = media_type in INDEX_TYPES
     references = _references(body, is_index=is_index)
+    if len(references) > _MOST_REFERENCES:
+        raise ManifestInvalid(f"the manifest names {len(references)} blobs or manifests, more than {_MOST_REFERENCES}")
     return ParsedManifest(
         media_type=media_type,
         artifact_type=_artifact_type(body, is_index=is_index),

@@ -57,7 +57,8 @@ def parse_full(text: str) -> tuple[RepositoryName, Reference | None]:
     A host with a port before it, as `docker pull` has it, is left out: no name begins like that. A host without one
     looks like a part of a name, and is taken for it.
     """
-    path = _HOST_AND_PORT.sub("", text, count=1)
+    host = _HOST_AND_PORT.match(text)
+    path = text[host.end() :] if host else text
     name, at, digest = path.partition("@")
     if at:
         return parse_name(name), Digest.parse(digest)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from hatoba.blobs.driver import BlobDriver, KeyMissing, OutOfSpace
+from hatoba.blobs.driver import BlobDriver, KeyMissing
 from hatoba.db import blobs
 from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Transaction, now
@@ -23,7 +23,7 @@ from hatoba.oci.digest import Digest
 from hatoba.registry.intake import read_back
 
 _SECONDS = 60.0
-_WRONG_SECONDS = 3600.0  # a file that is not what its name says is hashed again only then
+_WRONG_SECONDS = 600.0  # a file that is not what its name says, or cannot be read, is looked at again only then
 _PAGE = 200
 
 
@@ -40,7 +40,7 @@ async def heal_missing(database: Database, driver: BlobDriver, locks: Path) -> N
                 await healing.turn()
             except BlockingIOError:
                 continue
-            except (RegistryError, OutOfSpace) as error:
+            except RegistryError as error:
                 log.error("looking for missing blobs failed; trying again", reason=str(error))
 
 
@@ -59,11 +59,20 @@ class Healing:
         self._wrong = {digest: until for digest, until in self._wrong.items() if until > time.monotonic()}
         while rows := await blobs.missing(self._database, after, _PAGE):
             for row in rows:
-                if await self._driver.stat(row.key) == row.size and row.digest not in self._wrong:
-                    healed += await self._heal(row)
+                healed += await self._look(row)
                 await asyncio.sleep(0)
             after = rows[-1].digest
         return healed
+
+    async def _look(self, row: BlobRow) -> bool:
+        """Whether the blob may be read again; one that cannot be looked at does not stop the others."""
+        try:
+            there = row.digest not in self._wrong and await self._driver.stat(row.key) == row.size
+            return there and await self._heal(row)
+        except RegistryError as error:
+            self._wrong[row.digest] = time.monotonic() + _WRONG_SECONDS
+            self._log.error("a missing blob cannot be looked at", digest=row.digest, reason=error.message)
+            return False
 
     async def _heal(self, row: BlobRow) -> bool:
         digest = Digest.parse(row.digest)

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import structlog
 
-from hatoba.blobs.driver import BlobDriver, OutOfSpace
+from hatoba.blobs.driver import BlobDriver
 from hatoba.errors import RegistryError
 from hatoba.registry.uploads import Uploads
 
@@ -30,7 +30,7 @@ async def purge_uploads(
                     break
             await uploads.purge_files(age, dry_run=dry_run)
             await driver.stale(_STALE_SECONDS)
-        except (RegistryError, OutOfSpace) as error:
+        except RegistryError as error:
             log.error("purging failed; trying again at the next turn", reason=str(error))
         except Exception:
             log.exception("purging failed; trying again at the next turn")

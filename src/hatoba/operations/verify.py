@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from hatoba.blobs import layout
-from hatoba.blobs.driver import BlobDriver, KeyMissing, OutOfSpace
+from hatoba.blobs.driver import BlobDriver, KeyMissing
 from hatoba.db import blobs, manifests, mirror, repositories, tags
 from hatoba.db.engine import Database, Transaction, now
 from hatoba.db.mirror import Kind, MirrorRow
@@ -41,7 +41,7 @@ async def follow_links(database: Database, driver: BlobDriver, links: Mirror, lo
             for name in names:
                 try:
                     await walk.repository(name)
-                except (RegistryError, OutOfSpace, KeyMissing) as error:
+                except (RegistryError, KeyMissing) as error:
                     log.error("links of a repository cannot be compared", repository=name, reason=str(error))
                 await asyncio.sleep(_PAUSE_SECONDS)
             after = names[-1]

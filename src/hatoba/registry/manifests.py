@@ -30,7 +30,8 @@ from hatoba.registry.bodies import Bodies
 from hatoba.registry.ports import Links
 from hatoba.registry.validation import Validation
 
-_PARSE_INLINE_BYTES = 64 * 1024  # larger manifests are parsed in a thread: 4 MiB of JSON take 100 ms
+# Larger manifests are parsed in a thread, one at a time: they become many times their size in memory.
+_PARSE_INLINE_BYTES = 64 * 1024
 _CONFIG_BYTES = 1024 * 1024
 _MANY_REFERENCES = 500  # images have up to 127 layers
 
@@ -123,6 +124,7 @@ class Manifests:
         self._answers = answers
         self._blobs = blobs_
         self._bodies = Bodies()
+        self._parsing = asyncio.Lock()
         self._log = structlog.stdlib.get_logger("hatoba.manifests")
 
     async def get(self, repository: RepositoryName, reference: Reference) -> StoredManifest:
@@ -159,7 +161,7 @@ class Manifests:
 
         Raises ManifestInvalid, DigestInvalid, ManifestBlobUnknown listing every missing reference.
         """
-        parsed = await _parse(push.body)
+        parsed = await self._parse(push.body)
         _check_content_type(push.content_type, parsed)
         self._validation.check_urls(parsed)
         digest = _digest(push)
@@ -187,7 +189,7 @@ class Manifests:
             return row, body.body, named, await manifests.children(reader, repository_id, digest)
 
         row, body, named, children = await self._database.scan(find)
-        return DescribedManifest(row, await _parse(body), tuple(named), children)
+        return DescribedManifest(row, await self._parse(body), tuple(named), children)
 
     async def delete(self, repository: RepositoryName, digest: Digest, actor: str | None) -> list[str]:
         """Take the manifest and every tag on it out of the repository; raises NameUnknown, ManifestUnknown.
@@ -212,6 +214,12 @@ class Manifests:
         ended, marks = await self._database.write(end)
         await self._links.write(marks)
         return ended
+
+    async def _parse(self, body: bytes) -> ParsedManifest:
+        if len(body) <= _PARSE_INLINE_BYTES:
+            return manifest.parse(body)
+        async with self._parsing:
+            return await asyncio.to_thread(manifest.parse, body)
 
     async def _select(self, repository: RepositoryName, reference: Reference) -> ManifestBody | None:
         if isinstance(reference, Digest):
@@ -349,12 +357,6 @@ class Manifests:
 async def _find(reader: Reader, repository: RepositoryName, digest: Digest, kind: str) -> BlobRow | None:
     find = blobs.find_manifest if kind == "manifest" else blobs.find_linked
     return await find(reader, repository, digest)
-
-
-async def _parse(body: bytes) -> ParsedManifest:
-    if len(body) <= _PARSE_INLINE_BYTES:
-        return manifest.parse(body)
-    return await asyncio.to_thread(manifest.parse, body)
 
 
 def _check_content_type(content_type: str | None, parsed: ParsedManifest) -> None:

@@ -212,10 +212,22 @@ def test_whoever_may_only_read(owned, command):
     if command in WRITING:
         assert (result.returncode, result.stdout) == (1, "")
         path = owned.root / "hatoba/metadata.db"
-        assert result.stderr == f"hatoba: {path} cannot be written by uid {STRANGER}\n"
+        assert result.stderr == (
+            f"hatoba: {path} cannot be written by uid {STRANGER}: "
+            f"it belongs to uid {OWNER}, run the command as that user\n"
+        )
     else:
         assert (result.returncode, result.stderr) == (0, "")
         assert "v1" in result.stdout or command == ["ls"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_nobody_else_leaves_files_that_the_server_cannot_write(owned, command):
+    """A group that may write in the folder: what it makes there belongs to whoever made it."""
+    for path in [owned.root, *owned.root.rglob("*")]:
+        path.chmod(0o777 if path.is_dir() else 0o644)
+    assert run(owned, AS_STRANGER, *command).returncode == (1 if command in WRITING else 0)
+    assert [path for path in owned.root.rglob("*") if path.stat().st_uid == STRANGER] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -151,3 +151,12 @@ def test_a_link_that_cannot_be_written_stays_pending(shelf, rows):
     assert rows("SELECT kind, name FROM mirror") == [("tag", "v2")]
     folder.unlink()
     assert shelf.get("team/app", "v2") == 200
+
+
+def test_the_folder_that_is_named_is_the_one_that_changes(shelf, tmp_path, monkeypatch):
+    """Whatever a variable says, as an image has one for its volume."""
+    shelf.push("team/app", random_image(), "v1")
+    monkeypatch.setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", str(tmp_path / "another"))
+    assert shelf.run("rm", "team/app:v1").exit_code == 0
+    monkeypatch.delenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY")
+    assert shelf.get("team/app", "v1") == 404

@@ -233,7 +233,7 @@ class TestWhichFile:
         self.put(tmp_path / "two" / "hatoba" / "htpasswd")
         monkeypatch.setenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", str(tmp_path / "one"))
         assert run("list").stdout == "one-htpasswd\n"
-        assert run("list", "--root", str(tmp_path / "two")).stdout == "one-htpasswd\n", "a first run: the variable"
+        assert run("list", "--root", str(tmp_path / "two")).stdout == "two-htpasswd\n"
         monkeypatch.delenv("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY")
         assert run("list", "--root", str(tmp_path / "two")).stdout == "two-htpasswd\n"
 

@@ -395,7 +395,18 @@ def test_a_thousand_mistakes_cost_no_more_than_one(document):
 
 
 def test_many_layers():
-    assert len(read(image(layers=LAYERS * 5000)).references) == 10_001
+    """Python's JSON lets nobody else run, and each reference is kept under the write lock: there is an end."""
+    assert len(read(image(layers=LAYERS * 4999)).references) == 9_999
+    assert "names 10001 blobs" in refuse(image(layers=LAYERS * 5000)).message
+
+
+@pytest.mark.parametrize("part", ["0,", "[],", "{},", '{"a":[]},', '"a":0,'])
+def test_json_of_very_many_parts(part):
+    """4 MiB of them take a worker for a quarter of a second, and its memory by the hundred MiB."""
+    inner = part * 200_001
+    text = f'{{"x":{{{inner}"b":0}}}}' if part.startswith('"') else f'{{"x":[{inner}0]}}'
+    with pytest.raises(ManifestInvalid, match="parts"):
+        parse(text.encode())
 
 
 leaves = (

@@ -238,6 +238,9 @@ def test_a_name_with_its_tag_or_digest(text, name, reference):
     [
         ("", NameInvalid),
         (":v1", NameInvalid),
+        ("team/app:80/app:v1", TagInvalid),
+        ("registry.io/team:80/app", TagInvalid),
+        ("a/b:5000/c", TagInvalid),
         ("App:v1", NameInvalid),
         ("host:1/host:2/app", TagInvalid),
         ("host:1/", NameInvalid),
