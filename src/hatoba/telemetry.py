@@ -1,12 +1,13 @@
 """Logging: the application log on stderr, the access log on stdout.
 
 Owns their formats, and the rule that no credential reaches either. The access line is formatted by hand and written in
-batches: a structlog line a request costs a third of hatoba's speed (measured: docs/decisions).
+batches: a structlog line a request costs a third of hatoba's speed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -21,6 +22,9 @@ import structlog
 
 _FLUSH_SECONDS = 0.25
 _FLUSH_LINES = 500
+_AGAIN_SECONDS = 0.05  # a pipe holds 64 KiB, less than the lines of a moment: its reader needs another to take them
+_MOST_LINES = 20_000
+_CUT = 100  # characters of each field of a line that is too long; escaped they are 12 times as many at most
 _LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
 
 
@@ -100,38 +104,51 @@ class AccessLog:
         self._dropped = 0
         self._as_json = as_json
         self._lines: list[str] = []
+        self._added = 0  # since the last flush
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, fields: dict[str, str | int | float]) -> None:
         """Write a line of these fields, soon; values from clients may hold anything."""
-        seconds, fraction = divmod(time.time(), 1)
-        moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03d}Z"
-        if self._as_json:
-            self._lines.append(json.dumps({"time": moment, **fields}) + "\n")
-        else:
-            pairs = " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
-            self._lines.append(f"time={moment} {pairs}\n")
-        if len(self._lines) >= _FLUSH_LINES:
+        line = self._line(fields)
+        if len(line) > select.PIPE_BUF:
+            # In one piece, or another worker's line could fall in between and a client choose how the rest begins.
+            line = self._line({key: v[:_CUT] if isinstance(v, str) else v for key, v in fields.items()})
+        self._lines.append(line)
+        self._added += 1
+        if self._added >= _FLUSH_LINES:
             self.flush()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Write what is waiting; lines that nobody can take are dropped rather than held."""
+        """Write what is waiting; what finds no room waits on, and only beyond `_MOST_LINES` is dropped."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        lines, self._lines = self._lines, []
-        if not lines:
+        self._added = 0
+        if not self._lines:
             return
-        dropped = len(lines) - self._outlet.write(lines)
+        left = self._lines[self._outlet.write(self._lines) :]
+        self._lines = left[:_MOST_LINES]
+        dropped = len(left) - len(self._lines)
         log = logging.getLogger("hatoba.access")
         if dropped and not self._dropped:
-            log.warning("lines of the access log are being dropped: stdout is not read")
-        elif self._dropped and not dropped:
-            log.warning("%d lines of the access log were dropped: stdout was not read", self._dropped)
+            log.warning("lines of the access log are being dropped: stdout takes no more")
+        elif self._dropped and not left:
+            log.warning("%d lines of the access log were dropped: stdout took no more", self._dropped)
             self._dropped = 0
         self._dropped += dropped
+        if left:
+            with contextlib.suppress(RuntimeError):  # no loop: the process ends
+                self._timer = asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self.flush)
+
+    def _line(self, fields: dict[str, str | int | float]) -> str:
+        seconds, fraction = divmod(time.time(), 1)
+        moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03d}Z"
+        if self._as_json:
+            return json.dumps({"time": moment, **fields}) + "\n"
+        pairs = " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
+        return f"time={moment} {pairs}\n"
 
 
 class _Outlet:

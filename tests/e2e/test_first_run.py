@@ -304,3 +304,35 @@ def test_tls_on_the_plain_port_is_no_stack_trace(serving, config, free_port):
             connection.recv(100)
         assert get(server.host, "/v2/") == 200
     assert "Traceback" not in server.err
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_other_files(e2e, free_port, tmp_path, closed):
+    """Started with a stream closed: no lock and no database becomes it, and gets log lines."""
+    addr = f"127.0.0.1:{free_port()}"
+    script = f"exec {e2e.HATOBA} serve --root data --addr {addr} {closed}"
+    environment = e2e.clean_environment(REGISTRY_AUTH="none")
+    server = subprocess.Popen(["sh", "-c", script], cwd=tmp_path, env=environment, start_new_session=True)
+    try:
+        e2e.wait_for(lambda: answers(addr), "it does not serve")
+        assert (tmp_path / "data/hatoba/serve.lock").read_text() == f"{server.pid}\n"
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
+
+
+def answers(addr: str) -> bool:
+    try:
+        return get(addr, "/v2/") == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("stream", [">/dev/full", "--json >/dev/full"])
+def test_results_that_cannot_be_written(e2e, home, serving, free_port, stream):
+    with serving(None, "--addr", f"127.0.0.1:{free_port()}", folder=home):
+        done = subprocess.run(
+            ["sh", "-c", f"{e2e.HATOBA} ls {stream}"], cwd=home, env=e2e.clean_environment(), text=True,
+            capture_output=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "hatoba: No space left on device\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -11,12 +12,27 @@ from hatoba.cli import check_config, garbage_collect, ls, rm, serve, show, tag, 
 
 def main() -> None:
     """The command `hatoba`."""
+    open_standard_streams()
     hatoba_app()()
 
 
 def registry_main() -> None:
     """The command `registry`, as Docker's registry is called: `registry serve FILE`, and as its image: `FILE.yml`."""
+    open_standard_streams()
     registry_app()(args=with_command(sys.argv[1:]))
+
+
+def open_standard_streams() -> None:
+    """Let what is closed of standard input, output and error be /dev/null.
+
+    Else the next file that is opened gets its number, a lock or a database, and log lines are written into it.
+    """
+    for descriptor, mode in enumerate("rww"):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this
+            setattr(sys, ("stdin", "stdout", "stderr")[descriptor], open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 def hatoba_app() -> typer.Typer:

@@ -18,6 +18,7 @@ import typer
 from hatoba.config.environment import CONFIGURATION_PATH, writes_auth
 from hatoba.config.load import Loaded, first_run_document, load
 from hatoba.config.settings import Settings
+from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError
 
 ADDR = "127.0.0.1:5000"
@@ -104,3 +105,9 @@ def reported() -> Iterator[None]:
     except HatobaError as error:
         typer.echo(f"hatoba: {error.message}", err=True)
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+    except BrokenPipeError:  # whoever read has left; Typer ends quietly
+        raise
+    except OSError as error:  # results that cannot be written, above all
+        where = "" if error.filename is None else f"{printable(str(error.filename))}: "
+        typer.echo(f"hatoba: {where}{error.strerror or error}", err=True)
+        raise typer.Exit(1) from None

@@ -128,8 +128,13 @@ def _address(text: str) -> str:
 
 
 def _path(value: object) -> object:
-    if value == "" or "\0" in str(value):
+    text = str(value)
+    if value == "" or "\0" in text:
         raise ValueError("must be a path")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be UTF-8, as SQLite wants its paths") from None
     return value
 
 

@@ -149,3 +149,10 @@ def test_a_variable_that_is_wrong_is_named():
     result = run(REGISTRY_HATOBA_WORKERS="many")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == "hatoba: REGISTRY_HATOBA_WORKERS: hatoba.workers must be a whole number\n"
+
+
+def test_a_path_that_is_not_utf_8():
+    """SQLite takes no other; it was a traceback."""
+    result = run("--root", "data\udcff")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "must be UTF-8" in result.stderr
