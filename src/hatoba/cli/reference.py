@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from hatoba.cli import hatoba_app, registry_app
 from hatoba.cli.check_config import shown
 from hatoba.config.environment import PREFIX
-from hatoba.config.settings import Section, Settings
+from hatoba.config.settings import Section, Settings, section_of
 from hatoba.web.v2.routes import ROUTES
 
 _COMMANDS = """\
@@ -111,7 +111,7 @@ def settings_page() -> str:
 def _section_lines(section: type[Section], path: tuple[str, ...], words: str = "") -> Iterator[str]:
     """The table of the section's own keys, then those of the sections in it."""
     fields = section.model_fields.items()
-    leaves = [(name, field) for name, field in fields if _inner(field) is None]
+    leaves = [(name, field) for name, field in fields if section_of(field.annotation) is None]
     if path and (leaves or not fields):
         yield f"## `{'.'.join(path)}`\n\n{words}\n"
     if leaves:
@@ -124,13 +124,9 @@ def _section_lines(section: type[Section], path: tuple[str, ...], words: str = "
             yield f"| `{'.'.join(keys)}` | {variable} | {_kind(field)} | {default} | {field.description} |"
         yield ""
     for name, field in fields:
-        inner = _inner(field)
+        inner = section_of(field.annotation)
         if inner is not None:
             yield from _section_lines(inner, (*path, name), field.description or "")
-
-
-def _inner(field: FieldInfo) -> type[Section] | None:
-    return next((one for one in _choices(field) if isinstance(one, type) and issubclass(one, Section)), None)
 
 
 def _kind(field: FieldInfo) -> str:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import SecretStr
-from pydantic.fields import FieldInfo
 
-from hatoba.config.settings import AuthSettings, Section, Settings
+from hatoba.config.settings import AuthSettings, Section, Settings, section_of
 
 HIDDEN = "(hidden)"
 Keys = tuple[str, ...]
@@ -85,10 +84,6 @@ def _leaves(section: Section, path: Keys) -> Iterator[tuple[Keys, Any]]:
             yield from _leaves(value, here)
         elif isinstance(value, dict) and value:
             yield from (((*here, str(key)), entry) for key, entry in value.items())
-        elif value is not None or not _is_choice(field):
+        elif value is not None or section_of(field.annotation) is None:
+            # A driver or scheme that is left out has no settings to list.
             yield here, value
-
-
-def _is_choice(field: FieldInfo) -> bool:
-    """Whether the field is a driver or scheme that may be left out: then it has no settings to list."""
-    return any(isinstance(kind, type) and issubclass(kind, Section) for kind in get_args(field.annotation))

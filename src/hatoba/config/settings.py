@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -416,7 +417,7 @@ def ignored(document: Mapping[str, Any], section: type[Section] = Settings, at: 
             continue
         path = f"{at}{key}"
         field = section.model_fields.get(str(key))
-        inner = None if field is None else _section_of(field.annotation)
+        inner = None if field is None else section_of(field.annotation)
         if field is None:
             found.append(printable(path))
         elif inner is not None and isinstance(value, Mapping):
@@ -424,9 +425,10 @@ def ignored(document: Mapping[str, Any], section: type[Section] = Settings, at: 
     return found
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
-    choices = [annotation, *get_args(annotation)]
-    return next((choice for choice in choices if isinstance(choice, type) and issubclass(choice, Section)), None)
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field of this type holds, if it is one: itself, or one that may be left out."""
+    kinds = get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 _PHRASES = {

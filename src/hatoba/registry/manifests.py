@@ -19,7 +19,7 @@ from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.manifests import ManifestBody, ManifestRow
 from hatoba.db.mirror import MirrorRow
-from hatoba.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown, NameUnknown
+from hatoba.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown
 from hatoba.oci import config, manifest
 from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
@@ -28,6 +28,7 @@ from hatoba.registry.answers import Answers
 from hatoba.registry.blobs import Blobs, is_whole
 from hatoba.registry.bodies import Bodies
 from hatoba.registry.ports import Links
+from hatoba.registry.repositories import known_id
 from hatoba.registry.validation import Validation
 
 # Larger manifests are parsed in a thread, one at a time: they become many times their size in memory.
@@ -176,9 +177,7 @@ class Manifests:
         """All there is to say of a manifest; raises NameUnknown, ManifestUnknown."""
 
         async def find(reader: Reader) -> tuple[ManifestRow, bytes, list[str], dict[str, int | None]]:
-            repository_id = await repositories.find(reader, repository)
-            if repository_id is None:
-                raise NameUnknown(detail={"name": repository})
+            repository_id = await known_id(reader, repository)
             found = reference if isinstance(reference, Digest) else await tags.find(reader, repository, reference)
             digest = None if found is None else Digest.parse(str(found))
             row = None if digest is None else await manifests.find_row(reader, repository_id, digest)
@@ -198,9 +197,7 @@ class Manifests:
         """
 
         async def end(transaction: Transaction) -> tuple[list[str], list[MirrorRow]]:
-            repository_id = await repositories.find(transaction, repository)
-            if repository_id is None:
-                raise NameUnknown(detail={"name": repository})
+            repository_id = await known_id(transaction, repository)
             at = now()
             marks = []
             ended = await tags.pointing_at(transaction, repository_id, digest)

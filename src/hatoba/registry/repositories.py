@@ -1,12 +1,22 @@
-"""Rules of the catalog: a repository is listed while it holds a manifest."""
+"""Rules of repositories: which are known, and the catalog, which lists those that hold a manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from hatoba.db import repositories
-from hatoba.db.engine import Database
+from hatoba.db.engine import Database, Reader
 from hatoba.db.repositories import RepositoryRow
+from hatoba.errors import NameUnknown
+from hatoba.oci.reference import RepositoryName
+
+
+async def known_id(reader: Reader, repository: RepositoryName) -> int:
+    """The repository's id; raises NameUnknown."""
+    found = await repositories.find(reader, repository)
+    if found is None:
+        raise NameUnknown(detail={"name": repository})
+    return found
 
 
 class Repositories:

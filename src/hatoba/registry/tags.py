@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hatoba.db import manifests, mirror, repositories, tags
+from hatoba.db import manifests, mirror, tags
 from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.mirror import MirrorRow
 from hatoba.db.tags import TagRow
-from hatoba.errors import ManifestUnknown, NameUnknown
+from hatoba.errors import ManifestUnknown
 from hatoba.oci.digest import Digest
 from hatoba.oci.reference import Reference, RepositoryName, Tag
 from hatoba.registry.ports import Links
+from hatoba.registry.repositories import known_id
 
 _ALL = 2**62  # "no limit" in every SQL dialect
 
@@ -27,9 +28,7 @@ class Tags:
         """At most `limit` tags (None: all) in byte order after `after`; whether more are left. Raises NameUnknown."""
 
         async def names(reader: Reader) -> list[str]:
-            repository_id = await repositories.find(reader, repository)
-            if repository_id is None:
-                raise NameUnknown(detail={"name": repository})
+            repository_id = await known_id(reader, repository)
             return await tags.names(reader, repository_id, after, _ALL if limit is None else limit + 1)
 
         found = await self._database.scan(names)
@@ -42,9 +41,7 @@ class Tags:
         """
 
         async def find(reader: Reader) -> Sequence[TagRow]:
-            repository_id = await repositories.find(reader, repository)
-            if repository_id is None:
-                raise NameUnknown(detail={"name": repository})
+            repository_id = await known_id(reader, repository)
             return await tags.listed(reader, repository_id, after, limit + 1)
 
         found = await self._database.scan(find)
@@ -57,9 +54,7 @@ class Tags:
         """
 
         async def move(transaction: Transaction) -> tuple[Digest, Sequence[MirrorRow]]:
-            repository_id = await repositories.find(transaction, repository)
-            if repository_id is None:
-                raise NameUnknown(detail={"name": repository})
+            repository_id = await known_id(transaction, repository)
             found = reference if isinstance(reference, Digest) else await tags.find(transaction, repository, reference)
             if found is None:
                 raise ManifestUnknown(detail={"tag": str(reference)})
@@ -78,9 +73,7 @@ class Tags:
         """End this tag only; the manifest and its other tags stay. Raises NameUnknown, ManifestUnknown."""
 
         async def end(transaction: Transaction) -> list[MirrorRow]:
-            repository_id = await repositories.find(transaction, repository)
-            if repository_id is None:
-                raise NameUnknown(detail={"name": repository})
+            repository_id = await known_id(transaction, repository)
             at = now()
             if not await tags.delete(transaction, repository_id, tags.Move(repository, tag, at, actor)):
                 raise ManifestUnknown(detail={"tag": tag})

@@ -19,6 +19,14 @@ from hatoba.testing.images import Index
 ALICE = ("alice", "secret")
 
 
+@pytest.fixture(autouse=True)
+def clean(monkeypatch, tmp_path):
+    """No configuration from outside, and a folder of its own to work in."""
+    for name in [name for name in os.environ if name.startswith("REGISTRY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
 class Shelf:
     """A registry in `root` that a server filled, which has ended since."""
 
@@ -80,10 +88,7 @@ async def put(http, path: str, body: bytes, method: str = "PUT", headers=None) -
 
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
-    """No configuration but what a test writes, in an empty folder."""
-    for name in [name for name in os.environ if name.startswith("REGISTRY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+    """An empty folder, and commands that leave the logging of this process alone."""
     monkeypatch.setattr(telemetry, "configure", lambda *_: None)  # logging is the process's own
     return tmp_path
 

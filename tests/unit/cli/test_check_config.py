@@ -1,7 +1,6 @@
 """`hatoba check-config`: what it prints, where, and with which exit code."""
 
 import json
-import os
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -11,13 +10,6 @@ from typer.testing import CliRunner
 
 from hatoba.cli import hatoba_app
 from hatoba.cli.check_config import _plain
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("REGISTRY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

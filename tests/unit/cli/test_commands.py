@@ -1,6 +1,5 @@
 """`hatoba` and `registry`: what both are called with, without starting a server."""
 
-import os
 import sys
 
 import pytest
@@ -8,13 +7,6 @@ from typer.testing import CliRunner
 
 from hatoba import cli
 from hatoba.cli import hatoba_app, registry_app, registry_main, with_command
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("REGISTRY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize(

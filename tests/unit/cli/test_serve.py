@@ -23,8 +23,6 @@ def run(tmp_path, path, monkeypatch):
     """Start as far as the folder is prepared; the port and the workers are the end-to-end tests' business."""
     monkeypatch.setattr(telemetry, "configure", lambda *_: None)  # logging is the process's own
     monkeypatch.setattr(server, "serve", lambda settings, _announce: asyncio.run(wiring.prepare(settings)))
-    for name in [name for name in os.environ if name.startswith("REGISTRY_")]:
-        monkeypatch.delenv(name)
     config = tmp_path / "config.yml"
     config.write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path / 'root'}}}}}\n"

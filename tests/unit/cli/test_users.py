@@ -19,13 +19,6 @@ from hatoba.cli.users import app
 HASH = "$2y$04$" + "a" * 53
 
 
-@pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("REGISTRY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "users"
