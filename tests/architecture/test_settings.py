@@ -6,7 +6,8 @@ from typing import Literal, get_args
 import pytest
 from pydantic import BaseModel, Field, create_model
 
-from hatoba.config.settings import Section, Settings
+from hatoba.config.section import Section
+from hatoba.config.settings import Settings
 
 
 def models(annotation):

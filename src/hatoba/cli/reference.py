@@ -21,7 +21,8 @@ from pydantic.fields import FieldInfo
 from hatoba.cli import hatoba_app, registry_app
 from hatoba.cli.check_config import shown
 from hatoba.config.environment import PREFIX
-from hatoba.config.settings import Section, Settings, section_of
+from hatoba.config.section import Section, section_of
+from hatoba.config.settings import Settings
 from hatoba.web.v2.routes import ROUTES
 
 _COMMANDS = """\

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from hatoba.config.settings import Section, Settings, explain
+from hatoba.config.section import Section, explain
+from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError
 

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from hatoba.config.environment import override, parse_yaml, traced
 from hatoba.config.origins import Origin, Setting, effective
-from hatoba.config.settings import Settings, explain, ignored
+from hatoba.config.section import explain
+from hatoba.config.settings import Settings, ignored
 from hatoba.config.values import VERSION, parse_address, printable
 from hatoba.errors import ConfigError
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import SecretStr
 
-from hatoba.config.settings import AuthSettings, Section, Settings, section_of
+from hatoba.config.section import Section, section_of
+from hatoba.config.settings import AuthSettings, Settings
 
 HIDDEN = "(hidden)"
 Keys = tuple[str, ...]

@@ -11,52 +11,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from hatoba.config.http import HTTPSettings
+from hatoba.config.section import Section, section_of, unsupported
 from hatoba.config.values import (
     VERSION,
     AddressRange,
     Duration,
     Expression,
     FilePath,
-    Headers,
-    ListenAddress,
     LogLevel,
-    Network,
-    PathPrefix,
     PositiveDuration,
     Version,
-    WebAddress,
-    parse_address,
     printable,
     private_networks,
-    without_nulls,
 )
 from hatoba.errors import ConfigError
-
-
-def unsupported(key: str) -> ConfigError:
-    """The error for a feature of Docker's registry, or a name of nothing, that hatoba must not pass over."""
-    return ConfigError(f"{printable(key)} is not supported by this version of hatoba")
-
-
-class Section(BaseModel):
-    """One mapping of the document. A key without a value is a key not written, as in Docker's registry.
-
-    `unmodelled` names keys of Docker's registry that hatoba has no field for: the environment may write them, so
-    that they are refused or ignored exactly as in a file.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    unmodelled: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, value: object) -> object:
-        return without_nulls(value)
 
 
 class AccessLogSettings(Section):
@@ -200,67 +173,6 @@ class AuthSettings(Section):
     def configured(self) -> bool:
         """Whether a scheme that asks for credentials was written."""
         return self.htpasswd is not None
-
-
-class HTTPSettings(Section):
-    """`http`."""
-
-    unmodelled = frozenset({"debug", "h2c", "http2", "tls"})
-
-    addr: ListenAddress = Field(
-        default=":5000", description="host:port to listen on, or the path of a socket when net is unix."
-    )
-    net: Network = Field(default="tcp", description="The kind of socket.")
-    host: WebAddress = Field(
-        default="", description="The URL under which clients reach the registry; empty: taken from each request."
-    )
-    prefix: PathPrefix = Field(
-        default="", description="The path that goes before /v2/, kept with a slash at both ends."
-    )
-    secret: SecretStr = Field(
-        default=SecretStr(""),
-        description="Accepted from configurations of Docker's registry; hatoba's upload addresses need no signature.",
-    )
-    relativeurls: bool | None = Field(
-        default=None,
-        description="Answer with a path instead of a URL in Location; unset: so it is, no proxy gets a path wrong.",
-    )
-    headers: Headers = Field(default_factory=dict, description="Headers added to every answer, each with its values.")
-    draintimeout: Duration = Field(
-        default=timedelta(seconds=8), description="How long requests may go on after the signal to stop."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_tls(cls, value: object) -> object:
-        tls = value.get("tls") if isinstance(value, Mapping) else None
-        if isinstance(tls, Mapping):
-            if tls.get("certificate"):
-                raise unsupported("http.tls.certificate")
-            encrypt = tls.get("letsencrypt")
-            if any(encrypt.values()) if isinstance(encrypt, Mapping) else encrypt:
-                raise unsupported("http.tls.letsencrypt")
-        elif tls is not None:
-            raise ConfigError("http.tls must be a mapping")
-        return value
-
-    @model_validator(mode="after")
-    def _addr_fits_net(self) -> HTTPSettings:
-        if ("/" in self.addr) != (self.net == "unix"):
-            raise ValueError("must have the path of a socket as addr when net is unix, and host:port otherwise")
-        return self
-
-    @property
-    def listen(self) -> tuple[str, int]:
-        """Host ("" for every interface) and port; raises ConfigError when net is unix."""
-        if self.net == "unix":
-            raise ConfigError("http.addr is the path of a socket, as http.net is unix")
-        return parse_address(self.addr)
-
-    @property
-    def socket_path(self) -> Path | None:
-        """The socket to listen on when net is unix."""
-        return Path(self.addr) if self.net == "unix" else None
 
 
 class CatalogSettings(Section):
@@ -423,41 +335,3 @@ def ignored(document: Mapping[str, Any], section: type[Section] = Settings, at: 
         elif inner is not None and isinstance(value, Mapping):
             found += ignored(value, inner, f"{path}.")
     return found
-
-
-def section_of(annotation: Any) -> type[Section] | None:
-    """The section that a field of this type holds, if it is one: itself, or one that may be left out."""
-    kinds = get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-
-
-_PHRASES = {
-    "missing": "is required",
-    "model_type": "must be a mapping",
-    "dict_type": "must be a mapping",
-    "list_type": "must be a list",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "string_type": "must be text",
-    "string_too_short": "must not be empty",
-}
-
-
-def explain(error: ValidationError, at: tuple[str, ...] | None = None) -> str:
-    """What is wrong, in one line with dotted keys; values are never repeated, they may be secret.
-
-    With `at`, only what is wrong with that key's own value: nothing that a key elsewhere could mend. May be empty.
-    """
-    findings = []
-    for found in error.errors(include_url=False, include_input=False):
-        if at is not None and (found["loc"][: len(at)] != at or found["type"] == "missing"):
-            continue
-        if found["type"] == "value_error":
-            phrase = str(found["ctx"]["error"])
-        else:
-            phrase = _PHRASES.get(found["type"]) or found["msg"].replace("Input should be", "must be")
-        key = ".".join(str(part) for part in found["loc"] if part != "[key]")
-        findings.append(f"{printable(key) or 'the configuration'} {phrase}")
-    return "; ".join(findings)

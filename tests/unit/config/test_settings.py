@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from hatoba.config.settings import Section, Settings, explain
+from hatoba.config.section import Section, explain
+from hatoba.config.settings import Settings
 from hatoba.errors import ConfigError
 
 
