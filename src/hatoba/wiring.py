@@ -30,10 +30,10 @@ from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.db.sqlite import DatabaseFailed, Sqlite
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError, Unavailable
+from hatoba.operations.follow import follow_links
 from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.purge import purge_uploads
-from hatoba.operations.verify import follow_links
 from hatoba.registry.answers import Answers
 from hatoba.registry.blobs import Blobs
 from hatoba.registry.manifests import Manifests

@@ -21,7 +21,7 @@ from typing import Any
 from hatoba import wiring
 from hatoba.config.load import load
 from hatoba.db import sqlite
-from hatoba.operations import mirror, verify
+from hatoba.operations import follow, mirror
 
 CHANGES = ("rename", "unlink", "rmdir", "makedirs", "ftruncate", "fchmod", "fsync", "fdatasync", "pwrite")
 
@@ -126,7 +126,7 @@ class Life:
     async def _settle(self) -> int:
         await self._mirror.catch_up()
         await self._mirror.settle()
-        walk = verify.LinkWalk(self._database, self._driver, self._mirror)
+        walk = follow.LinkWalk(self._database, self._driver, self._mirror)
         for (name,) in await self._database.all("SELECT name FROM repositories"):
             await walk.repository(name)
         return await self._mirror.pending(timedelta(0))

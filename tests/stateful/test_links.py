@@ -17,8 +17,8 @@ from structlog.testing import LogCapture
 
 from hatoba.blobs.driver import KeyMissing
 from hatoba.errors import Unavailable
+from hatoba.operations import follow
 from hatoba.operations import mirror as mirror_module
-from hatoba.operations import verify
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ async def test_walk_rests_between_repositories_and_survives_errors(worker, monke
     names = [f"team/app{number}" for number in range(3)]
     for name in names:
         await one.push_blob(b"{}", name)
-    monkeypatch.setattr(verify, "_PAUSE_SECONDS", 4321.0)
+    monkeypatch.setattr(follow, "_PAUSE_SECONDS", 4321.0)
     events = []
     sleep = asyncio.sleep
 
@@ -281,9 +281,9 @@ async def test_walk_rests_between_repositories_and_survives_errors(worker, monke
         if name in names[:2]:
             raise [Unavailable("the disk fails"), KeyMissing(name)][names.index(name)]
 
-    monkeypatch.setattr(verify.asyncio, "sleep", rest)
-    monkeypatch.setattr(verify.LinkWalk, "repository", compare)
-    await verify.follow_links(one.database, one.driver, one.mirror, root / "hatoba/locks")
+    monkeypatch.setattr(follow.asyncio, "sleep", rest)
+    monkeypatch.setattr(follow.LinkWalk, "repository", compare)
+    await follow.follow_links(one.database, one.driver, one.mirror, root / "hatoba/locks")
     assert events == [names[0], "rest", names[1], "rest", names[2], "rest"]
     assert [entry["repository"] for entry in logged if "cannot be compared" in entry["event"]] == names[:2]
 
@@ -314,7 +314,7 @@ async def test_walk_leaves_what_is_pending_to_its_request(worker, kit, monkeypat
         patched.setattr(one.mirror, "write", later)
         digest = kit.digest_of(await one.push_image("v"))
     before = rows("SELECT * FROM mirror ORDER BY name")
-    await verify.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
+    await follow.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
     assert rows("SELECT * FROM mirror ORDER BY name") == before
     assert link("_manifests/tags/v/current") is None
     assert link(f"_manifests/revisions/sha256/{digest[7:]}") is None
@@ -339,7 +339,7 @@ async def test_push_between_the_walks_look_and_its_transaction(worker, kit, monk
         return await real(work)
 
     monkeypatch.setattr(one.database, "write", late)
-    await verify.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
+    await follow.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
     assert rows("SELECT digest FROM tags WHERE name = 'v'") == [(kit.digest_of(body),)]
     assert link("_manifests/tags/v/current") == kit.digest_of(body)
 
@@ -352,7 +352,7 @@ async def test_absent_links_of_layers_are_written_again(worker, kit, tree, link)
     for digest, content in zip(digests, (None, "", "sha256:" + "0" * 64), strict=True):
         file = tree / f"repositories/team/app/_layers/sha256/{digest[7:]}/link"
         file.unlink() if content is None else file.write_text(content)
-    await verify.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
+    await follow.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
     assert [link(f"_layers/sha256/{digest[7:]}") for digest in digests] == digests
 
 

@@ -11,8 +11,8 @@ from datetime import timedelta
 import pytest
 
 from hatoba import wiring
+from hatoba.operations import follow
 from hatoba.operations import mirror as mirror_module
-from hatoba.operations import verify
 
 TAG = "_manifests/tags/v/current"
 
@@ -184,7 +184,7 @@ async def test_pending_link_is_not_taken_for_anothers(worker, kit, root, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(mirror_module.Mirror, "write", later)
         second = await one.push_image("v")
-        walk = verify.LinkWalk(one.database, one.driver, one.mirror)
+        walk = follow.LinkWalk(one.database, one.driver, one.mirror)
         await walk.repository("team/app")
     assert (await one("GET", "/v2/team/app/manifests/v")).content == second
 
@@ -198,7 +198,7 @@ async def test_absent_link_is_written_again_and_unknown_one_left_alone(worker, k
     (folder / "v/current/link").unlink()
     (folder / "w/current/link").write_text("sha256:" + "0" * 64)
     (tree / f"repositories/team/app/_manifests/revisions/sha256/{kit.digest_of(body)[7:]}/link").unlink()
-    walk = verify.LinkWalk(one.database, one.driver, one.mirror)
+    walk = follow.LinkWalk(one.database, one.driver, one.mirror)
     await walk.repository("team/app")
     assert link(TAG) == kit.digest_of(body)
     assert link(f"_manifests/revisions/sha256/{kit.digest_of(body)[7:]}") == kit.digest_of(body)

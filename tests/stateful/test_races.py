@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from hatoba.db import sqlite
-from hatoba.operations import verify
+from hatoba.operations import follow
 
 BLOBS = "/v2/team/app/blobs/"
 TAG = "_manifests/tags/v/current"
@@ -126,7 +126,7 @@ async def test_push_between_the_looks_of_the_walk_is_not_rolled_back(worker, kit
         return found
 
     monkeypatch.setattr(one.driver, "read", slow)
-    await verify.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
+    await follow.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
     assert (await one("GET", "/v2/team/app/manifests/v")).content == pushed[0]
     assert link(TAG) == kit.digest_of(pushed[0])
 
@@ -137,7 +137,7 @@ async def test_following_another_program_is_said(worker, kit, tree, logged):
     other = kit.digest_of(await one.push_image("w"))
     await one.mirror.settle()
     (tree / "repositories/team/app/_manifests/tags/v/current/link").write_text(other)
-    await verify.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
+    await follow.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
     said = [entry for entry in logged if "moved by another program" in entry["event"]]
     assert [(entry["repository"], entry["tag"], entry["digest"]) for entry in said] == [("team/app", "v", other)]
     assert (await one("HEAD", "/v2/team/app/manifests/v")).headers["docker-content-digest"] == other

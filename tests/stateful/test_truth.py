@@ -13,8 +13,8 @@ import pytest
 
 from hatoba.blobs import filesystem
 from hatoba.db import sqlite
+from hatoba.operations import follow
 from hatoba.operations import mirror as mirror_module
-from hatoba.operations import verify
 
 BLOBS = "/v2/team/app/blobs/"
 TAG = "_manifests/tags/v/current"
@@ -154,9 +154,9 @@ async def test_one_worker_walks(worker, root, tree):
     locks = root / "hatoba/locks"
     with (locks / "walk").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        await verify.follow_links(one.database, one.driver, one.mirror, locks)
+        await follow.follow_links(one.database, one.driver, one.mirror, locks)
         assert not (tree / "repositories/team/app/_manifests/tags/v/current/link").exists()
-    await verify.follow_links(one.database, one.driver, one.mirror, locks)
+    await follow.follow_links(one.database, one.driver, one.mirror, locks)
     assert (tree / "repositories/team/app/_manifests/tags/v/current/link").exists()
 
 

@@ -29,7 +29,7 @@ _LINK_BYTES = 256
 
 async def follow_links(database: Database, driver: BlobDriver, links: Mirror, locks: Path) -> None:
     """One walk over all repositories, by one worker; ends when it is through."""
-    log = structlog.stdlib.get_logger("hatoba.verify")
+    log = structlog.stdlib.get_logger("hatoba.follow")
     with (locks / "walk").open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,7 +54,7 @@ class LinkWalk:
         self._database = database
         self._driver = driver
         self._links = links
-        self._log = structlog.stdlib.get_logger("hatoba.verify")
+        self._log = structlog.stdlib.get_logger("hatoba.follow")
 
     async def repository(self, name: str) -> None:
         """Follow changed tags, write absent links again."""
