@@ -9,14 +9,41 @@ from pathlib import Path
 from pydantic import Field, SecretStr, model_validator
 
 from hatoba.config.section import Section, unsupported
-from hatoba.config.values import Duration, Headers, ListenAddress, Network, PathPrefix, WebAddress, parse_address
+from hatoba.config.values import (
+    DebugAddress,
+    Duration,
+    Headers,
+    ListenAddress,
+    MetricsPath,
+    Network,
+    PathPrefix,
+    WebAddress,
+    parse_address,
+)
 from hatoba.errors import ConfigError
+
+
+class PrometheusSettings(Section):
+    """`http.debug.prometheus`."""
+
+    enabled: bool = Field(default=False, description="Count what is done, and show it at the debug port.")
+    path: MetricsPath = Field(default="/metrics", description="Where.")
+
+
+class DebugSettings(Section):
+    """`http.debug`."""
+
+    addr: DebugAddress = Field(
+        default="",
+        description="host:port of /debug/health and of metrics, without sign-in and without TLS; empty: there is none.",
+    )
+    prometheus: PrometheusSettings = Field(default_factory=PrometheusSettings, description="Metrics for Prometheus.")
 
 
 class HTTPSettings(Section):
     """`http`."""
 
-    unmodelled = frozenset({"debug", "h2c", "http2", "tls"})
+    unmodelled = frozenset({"h2c", "http2", "tls"})
 
     addr: ListenAddress = Field(
         default=":5000", description="host:port to listen on, or the path of a socket when net is unix."
@@ -40,6 +67,7 @@ class HTTPSettings(Section):
     draintimeout: Duration = Field(
         default=timedelta(seconds=8), description="How long requests may go on after the signal to stop."
     )
+    debug: DebugSettings = Field(default_factory=DebugSettings, description="The debug port, for health and metrics.")
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ import os
 import queue
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
@@ -26,6 +27,8 @@ import apsw
 from hatoba.cancellation import outlast
 from hatoba.db.engine import Reader, Row, Transaction, check_applied, check_known, migrations, now, to_micros
 from hatoba.errors import InsufficientStorage, StartError, Unavailable
+from hatoba.metrics.catalogue import WRITE, WRITE_WAIT
+from hatoba.metrics.cells import Histogram, Recorder
 from hatoba.oci.digest import Digest
 
 T = TypeVar("T")
@@ -46,7 +49,7 @@ class Sqlite:
     With `existing` nothing is made, and what can only be read is read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  where it is, what it is, and who asks
         self,
         path: Path,
         locks: Path,
@@ -54,6 +57,7 @@ class Sqlite:
         synchronous: Literal["NORMAL", "FULL"],
         *,
         existing: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         check_library()
         check_filesystem(path)
@@ -67,7 +71,14 @@ class Sqlite:
         with _translated():
             self._reader = self._connect(writing=False)
         self._version = self._reader.cursor()
-        self._writer = _Writer(lambda: self._connect(writing=True), path, locks / f"write-{path.stem}")
+        recorder = recorder or Recorder.unshared()
+        self._writer = _Writer(
+            lambda: self._connect(writing=True),
+            path,
+            locks / f"write-{path.stem}",
+            waits=recorder.histogram(WRITE_WAIT, migrations_folder),
+            writes=recorder.histogram(WRITE, migrations_folder),
+        )
         self._scans = ThreadPoolExecutor(1, thread_name_prefix="hatoba-scan")
         self._scan_connection: apsw.Connection | None = None
 
@@ -194,6 +205,7 @@ class _Job:
     def __init__(self, work: Callable[[Transaction], Awaitable[Any]]) -> None:
         self.work = work
         self.result: Future[Any] = Future()
+        self.asked = time.perf_counter()
 
 
 class _Writer:
@@ -203,8 +215,18 @@ class _Writer:
     one of eight writers through once in five seconds in a trial.
     """
 
-    def __init__(self, connect: Callable[[], apsw.Connection], path: Path, lock: Path) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], apsw.Connection],
+        path: Path,
+        lock: Path,
+        *,
+        waits: Histogram,
+        writes: Histogram,
+    ) -> None:
         self._connect = connect
+        self._waits = waits
+        self._writes = writes
         self._wal = f"{path}-wal"
         self._lock = lock
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -243,12 +265,15 @@ class _Writer:
             try:
                 lock = lock or self._open_lock()
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                begun = time.perf_counter()
+                self._waits.observe(begun - job.asked)
                 try:
                     if not job.result.set_running_or_notify_cancel():
                         continue
                     with _translated():
                         connection = connection or self._connect()
                         result = self._transact(connection, job.work)
+                    self._writes.observe(time.perf_counter() - begun)
                     job.result.set_result(result)
                     self._checkpoint(connection)
                 finally:
