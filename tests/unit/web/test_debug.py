@@ -125,6 +125,12 @@ async def test_garbage_is_answered_or_cut_and_the_next_is_served(port, content):
         assert (await port.get("/debug/health"))[0] == 200
 
 
+async def test_a_head_has_so_many_bytes_at_most(port):
+    for size, expected in ((debug._HEAD_BYTES - 100, b"HTTP/1.1 200 OK"), (debug._HEAD_BYTES + 1, b"")):
+        head = b"GET /debug/health HTTP/1.1\r\nx: ".ljust(size, b"a")
+        assert (await port.send(head + b"\r\n\r\n")).partition(b"\r\n")[0] == expected
+
+
 async def test_whoever_is_silent_is_cut(port, monkeypatch):
     monkeypatch.setattr(debug, "_SECONDS", 0.05)
     async with asyncio.timeout(20):
@@ -156,7 +162,8 @@ async def test_texts_are_made_one_after_the_other_with_a_gap(board, monkeypatch)
     assert [seconds > 0 for seconds in slept] == [False, True, True]
 
 
-async def test_the_end_does_not_wait_for_clients(board):
+async def test_the_end_does_not_wait_for_clients(board, monkeypatch):
+    monkeypatch.setattr(debug, "_SECONDS", 3600.0)
     port = Port(board)
     async with asyncio.timeout(20), DebugServer(port.listener, port.find, None, "/metrics").running():
         assert (await port.get("/metrics"))[0] == 404
