@@ -7,7 +7,7 @@ N      ?= 20000
 SEED   ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format check reference big fuzz abuse clean
+.PHONY: help setup serve test lint format check reference big fuzz abuse kubernetes-tools clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,12 @@ fuzz: $(VENV)/.tests ## send N=20000 requests, most of them wrong, to a real ser
 
 abuse: $(VENV)/.tests ## vanishing, lying and flooding clients, and what the server takes up before and after (minutes)
 	PYTHONPATH=tests $(BIN)/python -m abuse $(ARGS)
+
+kubernetes-tools: $(VENV)/.kubernetes ## helm, kubectl and kubernetes-validate in .venv/bin, for the tests of deploy/ (60 MB)
+
+$(VENV)/.kubernetes: $(VENV)/.serve .ci/kubernetes_tools.py
+	$(BIN)/python .ci/kubernetes_tools.py
+	@touch $@
 
 clean: ## remove .venv and caches; never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist
