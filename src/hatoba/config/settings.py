@@ -269,8 +269,8 @@ class HatobaSettings(Section):
     limits: LimitSettings = Field(default_factory=LimitSettings, description="What a client may use up.")
     trustedproxies: list[AddressRange] = Field(
         default_factory=private_networks,
-        description="Addresses and ranges whose X-Forwarded-* and X-Request-Id headers count; unset: loopback and "
-        "private ranges.",
+        description="Addresses and ranges whose Forwarded, X-Forwarded-* and X-Request-Id headers count; unset: "
+        "loopback and private ranges.",
     )
 
 

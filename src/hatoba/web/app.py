@@ -108,8 +108,10 @@ class App:
     async def _route(self, request: Request) -> Answer:
         prefix = self._registry.options.prefix
         if prefix and request.path.startswith(f"{prefix}/"):
-            request.path = request.path.removeprefix(prefix)
+            request.path, request.prefixed = request.path.removeprefix(prefix), True
         path = request.path
+        if request.method == "OPTIONS" and (path == "/v2" or path.startswith("/v2/")):
+            return routes.preflight(path)
         if path.startswith("/v2/"):
             route, target = routes.find(request)
             request.action = route.action

@@ -47,7 +47,8 @@ class Response:
 class Request:
     """One request. `user` is None for anonymous; `address` is the client's, whatever proxies stand between.
 
-    `action` and `repository` are set by the router, for the log.
+    `action` and `repository` are set by the router, for the log. `prefixed`: the path began with `http.prefix`, which
+    `path` is without.
 
     `cut_short`: the answer goes out before the body was read. `sent_bytes` of the answer's body have gone out.
     """
@@ -61,6 +62,7 @@ class Request:
         self.user: str | None = None
         self.action = ""
         self.repository = ""
+        self.prefixed = False
         self.body_read = False
         self.cut_short = False
         self.stalled = False
