@@ -6,9 +6,10 @@ ARGS   ?=
 JOBS   ?= auto
 N      ?= 20000
 SEED   ?= 1
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format check reference big fuzz abuse clean
+.PHONY: help setup serve test lint format check reference image wheels big fuzz abuse clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +48,15 @@ check: lint test ## what CI runs
 
 reference: $(VENV)/.serve ## write docs/reference from the code
 	$(BIN)/python -m hatoba.cli.reference docs/reference
+
+image: $(if $(OFFLINE),wheels) ## build hatoba:latest with Docker; BASE=IMAGE with Python to build upon; OFFLINE=1: as `make wheels` says
+	docker build --tag hatoba:latest --file deploy/Dockerfile $(if $(BASE),--build-arg BASE=$(BASE)) \
+	  --label org.opencontainers.image.version=$(VERSION) $(if $(OFFLINE),--build-arg PIP_NO_INDEX=1) $(ARGS) .
+
+wheels: $(VENV)/.serve ## put into dist/wheels what the image installs, for a BASE with this machine's Python version
+	rm -rf dist/wheels
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --constraint constraints.txt --wheel-dir dist/wheels \
+	  hatchling .
 
 big: $(VENV)/.tests ## push and pull a 5 GiB blob, with memory figures (minutes, 15 GiB of disk)
 	$(BIN)/python tests/e2e/big.py $(ARGS)

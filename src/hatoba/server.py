@@ -28,7 +28,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from hatoba import telemetry, wiring
+from hatoba import health, telemetry, wiring
 from hatoba.config.settings import Settings
 from hatoba.errors import ConfigError, HatobaError, StartError
 from hatoba.web.app import App
@@ -68,7 +68,8 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
             _end_with_parent(reading)
             return _Worker(settings, address, first)
 
-        _server(settings, address).serve(target_loader=load)
+        with _told(settings.hatoba.addressfile, address):
+            _server(settings, address).serve(target_loader=load)
 
 
 class _Worker:
@@ -214,6 +215,25 @@ def _only_server(root: Path | None) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _told(file: Path | None, address: Address) -> Iterator[None]:
+    """While this lasts `file` tells a health check where to ask; one that cannot be written stops no server."""
+    if file is None:
+        yield
+        return
+    try:
+        file.write_text(health.told(address), "utf-8")
+    except OSError as error:
+        structlog.stdlib.get_logger("hatoba").error(
+            "hatoba.addressfile cannot be written: health checks will fail", path=str(file), reason=error.strerror
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 def _make_durable(folders: Iterable[Path]) -> None:

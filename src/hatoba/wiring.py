@@ -74,6 +74,17 @@ def metadata_path(settings: Settings) -> Path | None:
     return settings.hatoba.database.path or (None if root is None else _own(root) / "metadata.db")
 
 
+def places_written(settings: Settings) -> list[Path]:
+    """What a server writes to, each as far as it is there yet; nothing while there is no data folder."""
+    root, metadata = root_of(settings), metadata_path(settings)
+    if root is None or metadata is None or not os.path.isdir(root):  # noqa: PTH112  False also where we may not look
+        return []
+    wanted = [metadata, _own(root)]
+    if not settings.storage.maintenance.readonly.enabled:
+        wanted += [root / layout.REPOSITORIES, root / layout.BLOBS]
+    return [next(path for path in (one, *one.parents) if os.path.exists(path)) for one in wanted]  # noqa: PTH110
+
+
 async def prepare(settings: Settings) -> None:
     """Before the workers start: folders made, databases brought up to date, everything closed again.
 

@@ -1,6 +1,6 @@
 """Opens the registry for a command, beside a running server or without one, and reads what its arguments name.
 
-Owns as whom a command works: files that root made in the folder of another user would stop the server.
+Owns that one which writes does so as the registry's owner, and nobody else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typer
 
 from hatoba import telemetry, wiring
 from hatoba.cli.configured import configuration_file, configure
+from hatoba.cli.identity import become
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError, ManifestUnknown, NameUnknown, RegistryError
@@ -60,7 +61,7 @@ def with_registry(
         raise HatobaError("storage.maintenance.readonly.enabled is set: nothing in the registry may change")
     owner = wiring.metadata_owner(settings)
     if writing:
-        _become(*owner)
+        become(*owner)
         if os.geteuid() != owner[0]:
             # Even where it may write: files that it made would stop the server.
             raise HatobaError(
@@ -77,18 +78,3 @@ def with_registry(
 async def _worked(settings: Settings, work: Callable[[wiring.Rules], Awaitable[T]], *, writing: bool) -> T:
     async with wiring.opened(settings, writing=writing) as rules:
         return await work(rules)
-
-
-def _become(uid: int, gid: int) -> None:
-    """Root goes on as the database's owner, for good: `docker exec` runs as root though the server may not."""
-    if os.geteuid() != 0 or uid == 0:
-        return
-    try:
-        os.setgroups([])
-        os.setgid(gid)
-        os.setuid(uid)
-    except OSError as error:
-        raise HatobaError(
-            f"the registry belongs to uid {uid}, which root may not become here ({error.strerror}): "
-            f"run the command as that user"
-        ) from None

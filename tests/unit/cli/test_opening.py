@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from hatoba.cli import opening
+from hatoba.cli import identity
 from hatoba.db import sqlite
 from hatoba.testing.images import random_image
 
@@ -270,4 +270,4 @@ def test_a_lock_that_may_not_be_taken_is_named(owned):
 def test_the_owner_stays_who_they_are(shelf, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: OWNER)
     monkeypatch.setattr(os, "setuid", lambda _: pytest.fail("nobody but root becomes somebody"))
-    opening._become(STRANGER, STRANGER)
+    identity.become(STRANGER, STRANGER)
