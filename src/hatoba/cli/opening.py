@@ -56,17 +56,11 @@ def with_registry(
     given up root for good.
     """
     settings = configure(configuration_file(None, config), root).settings
-    if writing and settings.storage.maintenance.readonly.enabled:
-        raise HatobaError("storage.maintenance.readonly.enabled is set: nothing in the registry may change")
-    owner = wiring.metadata_owner(settings)
     if writing:
-        _become(*owner)
-        if os.geteuid() != owner[0]:
-            # Even where it may write: files that it made would stop the server.
-            raise HatobaError(
-                f"{printable(wiring.metadata_path(settings) or '')} cannot be written by uid {os.geteuid()}: "
-                f"it belongs to uid {owner[0]}, run the command as that user"
-            )
+        refuse_readonly(settings)
+        become_owner(settings)
+    else:
+        wiring.metadata_owner(settings)
     telemetry.configure("warn", "text")  # messages to stderr; unconfigured they would mix with results
     try:
         return asyncio.run(_worked(settings, work, writing=writing))
@@ -77,6 +71,24 @@ def with_registry(
 async def _worked(settings: Settings, work: Callable[[wiring.Rules], Awaitable[T]], *, writing: bool) -> T:
     async with wiring.opened(settings, writing=writing) as rules:
         return await work(rules)
+
+
+def refuse_readonly(settings: Settings) -> None:
+    """Raise HatobaError where the configuration lets nothing change."""
+    if settings.storage.maintenance.readonly.enabled:
+        raise HatobaError("storage.maintenance.readonly.enabled is set: nothing in the registry may change")
+
+
+def become_owner(settings: Settings) -> None:
+    """Go on as the user that the registry belongs to; raises HatobaError for anybody else, and ConfigError."""
+    owner = wiring.metadata_owner(settings)
+    _become(*owner)
+    if os.geteuid() != owner[0]:
+        # Even where it may write: files that it made would stop the server.
+        raise HatobaError(
+            f"{printable(wiring.metadata_path(settings) or '')} cannot be written by uid {os.geteuid()}: "
+            f"it belongs to uid {owner[0]}, run the command as that user"
+        )
 
 
 def _become(uid: int, gid: int) -> None:
