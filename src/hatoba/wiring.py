@@ -34,6 +34,7 @@ from hatoba.operations.follow import follow_links
 from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.purge import purge_uploads
+from hatoba.operations.verify import Verification
 from hatoba.registry.answers import Answers
 from hatoba.registry.blobs import Blobs
 from hatoba.registry.manifests import Manifests
@@ -191,18 +192,7 @@ async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
 
     Makes nothing and migrates nothing; `metadata_owner` was asked first. Raises HatobaError naming what is in the way.
     """
-    root, path = _places(settings)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_explained(path))
-        locks = _own(root) / "locks"
-        driver: BlobDriver
-        database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
-        await database.check_schema()
-        if writing:
-            driver = stack.enter_context(contextlib.closing(_writable(root, path)))
-        else:
-            driver = stack.enter_context(contextlib.closing(Memory()))  # listings ask rows alone
-        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, locks)))
+    async with _stored(settings, writing=writing) as (database, driver, mirror):
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)
         yield Rules(
@@ -210,6 +200,37 @@ async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
             tags=Tags(database, mirror),
             manifests=Manifests(database, driver, mirror, answers, blobs, _validation(settings)),
         )
+
+
+@contextlib.asynccontextmanager
+async def verification(settings: Settings) -> AsyncIterator[Verification]:
+    """As `opened` for writing, for a check of everything that is there."""
+    root, _ = _places(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        database, driver, mirror = await stack.enter_async_context(_stored(settings, writing=True))
+        sessions = None
+        if _sessions_path(settings, root).exists():  # a backup has none
+            stack.enter_context(_explained(_sessions_path(settings, root)))
+            sessions = stack.enter_context(contextlib.closing(_sessions(settings, root, existing=True)))
+            await sessions.check_schema()
+        yield Verification(database, sessions, driver, mirror, _own(root))
+
+
+@contextlib.asynccontextmanager
+async def _stored(settings: Settings, *, writing: bool) -> AsyncIterator[tuple[Sqlite, BlobDriver, Mirror]]:
+    """Rows, bytes and links of a registry that is there; at the end of `writing` links are durable."""
+    root, path = _places(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_explained(path))
+        driver: BlobDriver
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
+        await database.check_schema()
+        if writing:
+            driver = stack.enter_context(contextlib.closing(_writable(root, path)))
+        else:
+            driver = stack.enter_context(contextlib.closing(Memory()))  # listings ask rows alone
+        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
+        yield database, driver, mirror
         if writing:
             await _last_settle(mirror)
 
@@ -287,11 +308,14 @@ def _metadata(settings: Settings, root: Path, *, existing: bool = False) -> Sqli
     return Sqlite(path, _own(root) / "locks", "metadata", "FULL", existing=existing)
 
 
-def _sessions(settings: Settings, root: Path) -> Sqlite:
+def _sessions(settings: Settings, root: Path, *, existing: bool = False) -> Sqlite:
+    return Sqlite(_sessions_path(settings, root), _own(root) / "locks", "uploads", "NORMAL", existing=existing)
+
+
+def _sessions_path(settings: Settings, root: Path) -> Path:
     # Beside the other, which may have been moved to a disk that SQLite can use.
     told = settings.hatoba.database.path
-    path = told.with_name(f"{told.stem}-uploads.db") if told else _own(root) / "uploads.db"
-    return Sqlite(path, _own(root) / "locks", "uploads", "NORMAL")
+    return told.with_name(f"{told.stem}-uploads.db") if told else _own(root) / "uploads.db"
 
 
 def _access(settings: Settings, stack: contextlib.AsyncExitStack) -> Access:

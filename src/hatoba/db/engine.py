@@ -50,6 +50,9 @@ class Database(Reader, Protocol):
     async def scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:
         """Run reads that may touch many rows off the loop, on a connection of their own, as one snapshot."""
 
+    async def check(self) -> list[str]:
+        """What the engine finds damaged when it looks through all of it, a line each, 100 at most; off the loop."""
+
     def version(self) -> object:
         """A value equal to an earlier one only if no committed write lies between: caches hang on it."""
 

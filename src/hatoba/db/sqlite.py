@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import os
 import queue
 import re
@@ -33,6 +34,7 @@ _OLDEST = "3.51.3"  # 3.7.0 to 3.51.2 can corrupt a WAL that several processes w
 _WAIT_SECONDS = 30.0
 _WAL_BYTES = 64 * 1024 * 1024
 _BUSY_MILLISECONDS = 30_000
+_MOST_DEFECTS = 100
 _SHARED_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse")
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")  # how /proc/self/mountinfo writes a space
 _RETRY = (("Retry-After", "5"),)
@@ -89,6 +91,10 @@ class Sqlite:
         """See `Database.scan`."""
         return await asyncio.get_running_loop().run_in_executor(self._scans, self._scan, work)
 
+    async def check(self) -> list[str]:
+        """See `Database.check`."""
+        return await asyncio.get_running_loop().run_in_executor(self._scans, self._check)
+
     def version(self) -> object:
         """See `Database.version`: the connection's data_version, which its own kind of work, reading, never changes."""
         with _translated():
@@ -134,11 +140,27 @@ class Sqlite:
         rows = await self.all("SELECT number, hatoba FROM migrations ORDER BY number")
         return [(int(number), str(version)) for number, version in rows]
 
+    def _scanning(self) -> apsw.Connection:
+        if self._scan_connection is None:
+            self._scan_connection = self._connect(writing=False)
+        return self._scan_connection
+
+    def _check(self) -> list[str]:
+        with _translated():
+            connection = self._scanning()
+            try:
+                rows = connection.execute(f"PRAGMA integrity_check({_MOST_DEFECTS})").fetchall()
+                found = [str(text) for (text,) in rows if text != "ok"]
+                broken = connection.execute("PRAGMA foreign_key_check")
+                for table, row, parent, _ in itertools.islice(broken, _MOST_DEFECTS - len(found)):
+                    found.append(f"row {row} of {table} names a row of {parent} that is not there")
+            except apsw.CorruptError as error:
+                return [str(error)]
+            return found
+
     def _scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:
         with _translated():
-            if self._scan_connection is None:
-                self._scan_connection = self._connect(writing=False)
-            connection = self._scan_connection
+            connection = self._scanning()
             connection.execute("BEGIN")
             try:
                 return _drive(work(_Session(connection)))
