@@ -26,6 +26,7 @@ import apsw
 from hatoba.cancellation import outlast
 from hatoba.db.engine import Reader, Row, Transaction, check_applied, check_known, migrations, now, to_micros
 from hatoba.errors import InsufficientStorage, StartError, Unavailable
+from hatoba.folders import make_durably
 from hatoba.oci.digest import Digest
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class Sqlite:
         check_library()
         check_filesystem(path)
         if not existing:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_durably(path.parent)
             locks.mkdir(parents=True, exist_ok=True)
         self._existing = existing
         self._path = path
