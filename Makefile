@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+JOBS   ?= auto
 N      ?= 20000
 SEED   ?= 1
 
@@ -29,8 +30,8 @@ $(VENV)/.tests: $(VENV)/.serve requirements-dev.txt
 serve: $(VENV)/.serve ## run the registry on 127.0.0.1:5000 with its data in ./hatoba-data
 	@exec $(BIN)/hatoba serve $(ARGS)
 
-test: $(VENV)/.tests ## run all tests this machine can; REQUIRE_ALL=1 makes a skip a failure
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.tests ## run all tests this machine can, JOBS=auto at a time; REQUIRE_ALL=1 makes a skip a failure
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.tests ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

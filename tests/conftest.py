@@ -18,6 +18,7 @@ settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50
 settings.register_profile("dev", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
+E2E = Path(__file__).parent / "e2e"  # hatoba runs in processes of its own there
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 
 # blockbuster's own list, and these: (the call, when it does not block).
@@ -66,6 +67,13 @@ BENEATH = (
 
 def pytest_addoption(parser):
     parser.addoption("--base-url", default=os.environ.get("HATOBA_BASE_URL"), help="test this registry, not hatoba")
+
+
+def pytest_collection_modifyitems(items):
+    """Keep the tests of one file of e2e in one process of `pytest -n`: they share engines and ports."""
+    for item in items:
+        if item.path.parent == E2E:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -133,7 +141,7 @@ def watch() -> BlockBuster:
 @pytest.fixture(autouse=True)
 def nothing_blocks_the_loop(watch, monkeypatch, request):
     """Fail a test in which hatoba, in this process, waits for a disk, a lock or a socket on the event loop."""
-    if request.path.parent == Path(__file__).parent / "e2e":  # hatoba runs in processes of its own there
+    if request.path.parent == E2E:
         yield
         return
     monkeypatch.setattr(blockbuster.blockbuster, "BlockingError", Blocked)
