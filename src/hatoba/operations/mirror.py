@@ -87,7 +87,7 @@ class Mirror:
         Without `again` those that failed a moment ago wait, so that one broken folder neither fills the log nor stops
         the others.
         """
-        rows = await mirror.pending(self._database, now() - age, _BATCH + len(self._stuck))
+        rows = await mirror.pending(self._database, now(), age, _BATCH + len(self._stuck))
         self._stuck = {row: until for row, until in self._stuck.items() if until > time.monotonic() and not again}
         due = [row for row in rows if row not in self._written and row not in self._stuck]
         for _, group in itertools.groupby(sorted(due, key=_repository), key=_repository):
@@ -113,7 +113,7 @@ class Mirror:
 
     async def pending(self, age: timedelta) -> int:
         """How many links are overdue: readiness shows it."""
-        return await mirror.count(self._database, now() - age)
+        return await mirror.count(self._database, now(), age)
 
     def close(self) -> None:
         """Stop the threads."""

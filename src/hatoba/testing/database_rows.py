@@ -427,12 +427,22 @@ class RowsContract:
             await database.write(lambda t: mirror.mark(t, "a", "revision", str(_BODY), AT + _SECOND)),
         ]
         oldest = [marks[1], marks[2], marks[0]]
-        assert await mirror.pending(database, LATER, 10) == oldest
-        assert await mirror.pending(database, LATER, 2) == oldest[:2]
-        assert await mirror.pending(database, AT + 2 * _SECOND, 10) == oldest[:2]
-        assert await mirror.count(database, LATER) == 3
-        assert await mirror.count(database, AT + _SECOND) == 1
-        assert await mirror.count(database, AT) == 0
+        assert await mirror.pending(database, LATER, 0 * _SECOND, 10) == oldest
+        assert await mirror.pending(database, LATER, 0 * _SECOND, 2) == oldest[:2]
+        assert await mirror.pending(database, AT + 4 * _SECOND, 2 * _SECOND, 10) == oldest[:2]
+        assert await mirror.count(database, LATER, 0 * _SECOND) == 3
+        assert await mirror.count(database, AT + 3 * _SECOND, 2 * _SECOND) == 1
+        assert await mirror.count(database, AT + _SECOND, _SECOND) == 0
+
+    async def test_marks_of_the_future_are_pending_too(self, database: Database) -> None:
+        """Made before the clock was set back: by their time they would wait for years."""
+        young = await database.write(lambda t: mirror.mark(t, "c", "tag", "young", AT))
+        ahead = await database.write(lambda t: mirror.mark(t, "b", "tag", "ahead", AT + 60 * _SECOND))
+        old = await database.write(lambda t: mirror.mark(t, "a", "tag", "old", AT - 60 * _SECOND))
+        assert young not in await mirror.pending(database, AT, 10 * _SECOND, 10)
+        assert await mirror.pending(database, AT, 10 * _SECOND, 10) == [old, ahead]
+        assert await mirror.pending(database, AT, 10 * _SECOND, 1) == [old]
+        assert await mirror.count(database, AT, 10 * _SECOND) == 2
 
 
 class UploadRowsContract:
