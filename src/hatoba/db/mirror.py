@@ -39,6 +39,21 @@ async def mark(transaction: Transaction, repository: str, kind: Kind, name: str,
     return row
 
 
+async def renew(transaction: Transaction, row: MirrorRow) -> MirrorRow | None:
+    """Another generation of the same mark, as old as it was; None when it is settled or was marked again."""
+    renewed = MirrorRow(row.repository, row.kind, row.name, secrets.randbits(62))
+    changed = await transaction.run(
+        "UPDATE mirror SET generation = :renewed WHERE repository = :repository AND kind = :kind AND name = :name "
+        "AND generation = :generation",
+        renewed=renewed.generation,
+        repository=row.repository,
+        kind=row.kind,
+        name=row.name,
+        generation=row.generation,
+    )
+    return renewed if changed else None
+
+
 async def settle(transaction: Transaction, row: MirrorRow) -> bool:
     """The link is true and durable; False when it was marked again meanwhile."""
     changed = await transaction.run(

@@ -420,6 +420,17 @@ class RowsContract:
         assert third.generation not in {first.generation, second.generation}
         assert not await database.write(lambda t: mirror.settle(t, second))
 
+    async def test_a_renewed_mark_keeps_its_age_and_ends_by_its_new_generation(self, database: Database) -> None:
+        first = await database.write(lambda t: mirror.mark(t, "a", "tag", "latest", AT))
+        renewed = await database.write(lambda t: mirror.renew(t, first))
+        assert renewed is not None
+        assert renewed.generation != first.generation
+        assert await database.write(lambda t: mirror.renew(t, first)) is None, "it is another's now"
+        assert not await database.write(lambda t: mirror.settle(t, first))
+        assert await mirror.pending(database, AT + 2 * _SECOND, _SECOND, 10) == [renewed]
+        assert await database.write(lambda t: mirror.settle(t, renewed))
+        assert await database.write(lambda t: mirror.renew(t, renewed)) is None
+
     async def test_pending_marks_come_oldest_first(self, database: Database) -> None:
         marks = [
             await database.write(lambda t: mirror.mark(t, "c", "tag", "x", AT + 2 * _SECOND)),

@@ -51,6 +51,7 @@ CONTENT = {
     "manifests.listed_besides": lambda on: manifests.listed_besides(on, "a", DIGEST, DIGEST, ""),
     "manifests.digests": lambda on: manifests.digests(on, "a", "", 5),
     "mirror.mark": lambda on: mirror.mark(on, "a", "tag", "latest", AT),
+    "mirror.renew": lambda on: mirror.renew(on, MirrorRow("a", "tag", "latest", 1)),
     "mirror.settle": lambda on: mirror.settle(on, MirrorRow("a", "tag", "latest", 1)),
     "mirror.pending": lambda on: mirror.pending(on, AT, timedelta(seconds=10), 5),
     "mirror.is_pending": lambda on: mirror.is_pending(on, "a", "tag", "latest"),
