@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from hatoba.cli import check_config, garbage_collect, ls, rm, serve, show, tag, users, verify, version
+from hatoba.cli import backup, check_config, garbage_collect, ls, rm, serve, show, tag, users, verify, version
 
 
 def main() -> None:
@@ -45,6 +45,7 @@ def hatoba_app() -> typer.Typer:
     app.command("tag")(tag.tag)
     app.command("rm")(rm.rm)
     app.command("verify")(verify.verify)
+    app.command("backup")(backup.backup)
     app.command("version")(version.version)
     app.add_typer(users.app, name="users")
     return app

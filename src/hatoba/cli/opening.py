@@ -82,7 +82,7 @@ def refuse_readonly(settings: Settings) -> None:
 def become_owner(settings: Settings) -> None:
     """Go on as the user that the registry belongs to; raises HatobaError for anybody else, and ConfigError."""
     owner = wiring.metadata_owner(settings)
-    _become(*owner)
+    become(*owner)
     if os.geteuid() != owner[0]:
         # Even where it may write: files that it made would stop the server.
         raise HatobaError(
@@ -91,8 +91,8 @@ def become_owner(settings: Settings) -> None:
         )
 
 
-def _become(uid: int, gid: int) -> None:
-    """Root goes on as the database's owner, for good: `docker exec` runs as root though the server may not."""
+def become(uid: int, gid: int) -> None:
+    """Root goes on as the registry's owner, for good: `docker exec` runs as root though the server may not."""
     if os.geteuid() != 0 or uid == 0:
         return
     try:

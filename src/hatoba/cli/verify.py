@@ -51,7 +51,7 @@ def verify(
         become_owner(settings)
         telemetry.configure("error", "text")
         with shown() as bar:
-            report = Report(lambda finding: bar.say(_line(finding)))
+            report = Report(lambda finding: bar.say(line(finding)))
             try:
                 asyncio.run(_check(settings, report, bar, bound, fix=fix, restart=restart))
             except KeyboardInterrupt:
@@ -80,7 +80,8 @@ def _parse_rate(text: str) -> int:
         raise ConfigError(f"--rate {printable(text)}: must be a size such as 200MiB, or 0") from None
 
 
-def _line(finding: Finding) -> str:
+def line(finding: Finding) -> str:
+    """A finding as it is printed."""
     return "\t".join(printable(part) for part in (finding.kind, finding.subject, finding.meaning, finding.fix))
 
 

@@ -23,6 +23,7 @@ from hatoba.errors import HatobaError, RegistryError
 from hatoba.oci import manifest
 from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
+from hatoba.operations import link_files
 from hatoba.operations.blob_check import BlobCheck
 from hatoba.operations.findings import Progress, Report
 from hatoba.operations.link_check import LinkCheck
@@ -115,11 +116,8 @@ class Verification:
         await self._each_repository(references.repository)
 
     async def _each_repository(self, look: Callable[[str], Awaitable[None]]) -> None:
-        after = ""
-        while names := await repositories.names(self._database, after, _PAGE):
-            for name in names:
-                await look(name)
-            after = names[-1]
+        async for name in link_files.repository_names(self._database):
+            await look(name)
 
     async def _check_blobs(self, check: BlobCheck, progress: Progress, *, restart: bool) -> None:
         """Every blob in the order of digests; up to where an interrupted check came only sizes are compared."""
@@ -136,7 +134,7 @@ class Verification:
                         saved_at = time.monotonic()
                 after = rows[-1].digest
         except BaseException:
-            self._save(max(done, begin))
+            await asyncio.to_thread(self._save, max(done, begin))
             raise
         await asyncio.to_thread(self._position.unlink, missing_ok=True)
 

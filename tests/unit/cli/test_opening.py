@@ -270,4 +270,4 @@ def test_a_lock_that_may_not_be_taken_is_named(owned):
 def test_the_owner_stays_who_they_are(shelf, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: OWNER)
     monkeypatch.setattr(os, "setuid", lambda _: pytest.fail("nobody but root becomes somebody"))
-    opening._become(STRANGER, STRANGER)
+    opening.become(STRANGER, STRANGER)
