@@ -16,7 +16,7 @@ from hatoba.cli import tables
 from hatoba.cli.bar import Bar, shown
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
 from hatoba.cli.opening import become
-from hatoba.cli.verify import line
+from hatoba.cli.verify import as_line
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import HatobaError, InsufficientStorage
@@ -51,7 +51,7 @@ def backup(dest: _Destination, *, hard_links: _HardLinks = False, config: Config
         become(*owner)
         telemetry.configure("error", "text")
         with shown() as bar:
-            report = Report(lambda finding: bar.say(line(finding)))
+            report = Report(lambda finding: bar.say(as_line(finding)))
             try:
                 copied = asyncio.run(_copy(settings, dest, report, bar, hard_links=hard_links))
             except KeyboardInterrupt:
@@ -77,6 +77,6 @@ def _summary(copied: Copied, dest: Path, report: Report) -> str:
     told = "".join(f", {number} of them {word}" for number, word in how if number)
     lost = f", {report.findings} missing" if report.findings else ""
     return (
-        f"{printable(dest)}: {copied.files} files ({tables.amount(copied.bytes)}) copied{told}, "
-        f"{copied.there} were there, {copied.links} links written{lost}"
+        f"{printable(dest)}: {tables.many(copied.files, 'file')} ({tables.amount(copied.bytes)}) copied{told}, "
+        f"{copied.there} were there, {tables.many(copied.links, 'link')} written{lost}"
     )

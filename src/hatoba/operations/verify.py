@@ -91,6 +91,8 @@ class Verification:
             progress.begin("files", None)
             await links.files()
             await links.sessions()
+            if fix:
+                await self._links.settle()
             report.pending = await mirror.count(self._database, now())
             await self._check_blobs(check, progress, restart=restart)
 
