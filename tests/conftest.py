@@ -44,13 +44,15 @@ START_AND_END = (
     ("hatoba/operations/mirror.py", {"close"}),
     ("hatoba/auth/htpasswd.py", {"load", "close", "_edit"}),  # `_edit` is a command's
     ("hatoba/cli/opening.py", {"with_registry"}),  # a command's own loop
+    ("hatoba/cli/verify.py", {"verify"}),
+    ("hatoba/cli/backup.py", {"backup"}),
 )
 # What runs on the loop on purpose, for it takes microseconds: (calls, file, functions).
 OPEN = {"builtins.open", "io.open", "os.open"}
 ON_PURPOSE = (
     ({"os.stat"}, "hatoba/blobs/filesystem.py", {"stat"}),
     ({"os.open"}, "hatoba/blobs/filesystem.py", {"open"}),
-    (OPEN, "hatoba/operations/mirror.py", {"_locked"}),  # an empty file of ours
+    (OPEN, "hatoba/operations/mirror.py", {"locked"}),  # an empty file of ours
     (OPEN, "hatoba/operations/follow.py", {"follow_links"}),  # the same, once a start
     (OPEN, "hatoba/operations/heal.py", {"heal_missing"}),  # the same
     (OPEN | {"os.stat", "io.BufferedReader.read"}, "hatoba/auth/htpasswd.py", {"_refresh"}),  # read when changed

@@ -30,10 +30,13 @@ from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.db.sqlite import DatabaseFailed, Sqlite
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError, Unavailable
+from hatoba.operations import backup_folder
+from hatoba.operations.backup import Backup, Destination
 from hatoba.operations.follow import follow_links
 from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.purge import purge_uploads
+from hatoba.operations.verify import Verification
 from hatoba.registry.answers import Answers
 from hatoba.registry.blobs import Blobs
 from hatoba.registry.manifests import Manifests
@@ -180,18 +183,7 @@ async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
 
     Makes nothing and migrates nothing; `metadata_owner` was asked first. Raises HatobaError naming what is in the way.
     """
-    root, path = _places(settings)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_explained(path))
-        locks = _own(root) / "locks"
-        driver: BlobDriver
-        database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
-        await database.check_schema()
-        if writing:
-            driver = stack.enter_context(contextlib.closing(_writable(root, path)))
-        else:
-            driver = stack.enter_context(contextlib.closing(Memory()))  # listings ask rows alone
-        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, locks)))
+    async with _stored(settings, writing=writing) as (database, driver, mirror):
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)
         yield Rules(
@@ -199,6 +191,71 @@ async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
             tags=Tags(database, mirror),
             manifests=Manifests(database, driver, mirror, answers, blobs, _validation(settings)),
         )
+
+
+@contextlib.asynccontextmanager
+async def verification(settings: Settings) -> AsyncIterator[Verification]:
+    """As `opened` for writing, for a check of everything that is there."""
+    root, _ = _places(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        database, driver, mirror = await stack.enter_async_context(_stored(settings, writing=True))
+        sessions = None
+        if _sessions_path(settings, root).exists():  # a backup has none
+            stack.enter_context(_explained(_sessions_path(settings, root)))
+            sessions = stack.enter_context(contextlib.closing(_sessions(settings, root, existing=True)))
+            await sessions.check_schema()
+        yield Verification(database, sessions, driver, mirror, _own(root))
+
+
+@contextlib.asynccontextmanager
+async def backup(settings: Settings, folder: Path, *, hard_links: bool) -> AsyncIterator[Backup]:
+    """A backup into `folder`, which it has for itself until the end. Raises HatobaError, ConfigError."""
+    root, path = _places(settings)
+    locks = _own(folder) / "locks"
+    with contextlib.ExitStack() as stack:
+        with _explained(path):
+            database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
+            await database.check_schema()
+            made_at = await database.made_at()
+        stack.enter_context(backup_folder.claimed(folder, root, made_at))
+        driver = stack.enter_context(contextlib.closing(_writable(folder, _own(folder) / "metadata.db")))
+        destination = Destination(
+            folder,
+            driver,
+            lambda copy: Sqlite(copy, locks, "metadata", "FULL", existing=True, alone=True),
+            lambda copy: Mirror(copy, driver, locks),
+        )
+        try:
+            yield Backup(database, root, destination, hard_links=hard_links)
+        except DatabaseFailed as error:
+            raise HatobaError(
+                f"a database of {printable(root)} or {printable(folder)} fails: {error.reason}"
+            ) from error
+
+
+def elsewhere(settings: Settings) -> list[Path]:
+    """Files that a registry is configured with and that do not lie in its data folder where a backup looks."""
+    root, htpasswd = root_of(settings), settings.auth.htpasswd
+    if root is None or htpasswd is None or htpasswd.path.absolute() == (_own(root) / "htpasswd").absolute():
+        return []
+    return [htpasswd.path]
+
+
+@contextlib.asynccontextmanager
+async def _stored(settings: Settings, *, writing: bool) -> AsyncIterator[tuple[Sqlite, BlobDriver, Mirror]]:
+    """Rows, bytes and links of a registry that is there; at the end of `writing` links are durable."""
+    root, path = _places(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_explained(path))
+        driver: BlobDriver
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
+        await database.check_schema()
+        if writing:
+            driver = stack.enter_context(contextlib.closing(_writable(root, path)))
+        else:
+            driver = stack.enter_context(contextlib.closing(Memory()))  # listings ask rows alone
+        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
+        yield database, driver, mirror
         if writing:
             await _last_settle(mirror)
 
@@ -276,11 +333,14 @@ def _metadata(settings: Settings, root: Path, *, existing: bool = False) -> Sqli
     return Sqlite(path, _own(root) / "locks", "metadata", "FULL", existing=existing)
 
 
-def _sessions(settings: Settings, root: Path) -> Sqlite:
+def _sessions(settings: Settings, root: Path, *, existing: bool = False) -> Sqlite:
+    return Sqlite(_sessions_path(settings, root), _own(root) / "locks", "uploads", "NORMAL", existing=existing)
+
+
+def _sessions_path(settings: Settings, root: Path) -> Path:
     # Beside the other, which may have been moved to a disk that SQLite can use.
     told = settings.hatoba.database.path
-    path = told.with_name(f"{told.stem}-uploads.db") if told else _own(root) / "uploads.db"
-    return Sqlite(path, _own(root) / "locks", "uploads", "NORMAL")
+    return told.with_name(f"{told.stem}-uploads.db") if told else _own(root) / "uploads.db"
 
 
 def _access(settings: Settings, stack: contextlib.AsyncExitStack) -> Access:

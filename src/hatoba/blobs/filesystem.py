@@ -17,9 +17,9 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
-from hatoba.blobs.driver import BlobReader, BlobWriter, KeyBusy, KeyMissing, OutOfSpace, ancestors
+from hatoba.blobs.driver import BlobReader, BlobWriter, Entry, KeyBusy, KeyMissing, OutOfSpace, ancestors
 from hatoba.cancellation import outlast
 from hatoba.errors import Unavailable
 
@@ -58,6 +58,17 @@ class Filesystem:
                 return None
             raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    async def inspect(self, key: str) -> Entry | None:
+        """See `BlobDriver.inspect`."""
+        try:
+            found = os.lstat(self._path(key))
+        except OSError as error:
+            if error.errno in _MISSING:
+                return None
+            raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
+        identity = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+        return Entry(_kind(found.st_mode), found.st_size, identity)
 
     async def open(self, key: str) -> BlobReader:
         """See `BlobDriver.open`."""
@@ -110,6 +121,17 @@ class Filesystem:
         with _translated():
             os.rename(self._path(source), target)
             _fsync_folder(os.path.dirname(target))
+
+    async def set_aside(self, key: str, name: str) -> str:
+        """See `BlobDriver.set_aside`."""
+        aside = f"{OWN_FOLDER}/aside/{name}"
+        with _translated():
+            os.makedirs(self._path(os.path.dirname(aside)), exist_ok=True)
+            os.rename(self._path(key), self._path(aside))
+            _fsync_folder(self._path(os.path.dirname(aside)))
+            _fsync_folder(self._path(OWN_FOLDER))
+            _fsync_folder(os.path.dirname(self._path(key)))
+        return aside
 
     async def remove(self, key: str) -> None:
         """See `BlobDriver.remove`."""
@@ -201,6 +223,14 @@ class Filesystem:
             for folder in sorted(folders, key=len, reverse=True):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     _fsync_folder(self._path(folder))
+
+
+def _kind(mode: int) -> Literal["file", "symlink", "folder", "other"]:
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISLNK(mode):
+        return "symlink"
+    return "folder" if stat.S_ISDIR(mode) else "other"
 
 
 class _FileReader:

@@ -56,17 +56,11 @@ def with_registry(
     given up root for good.
     """
     settings = configure(configuration_file(None, config), root).settings
-    if writing and settings.storage.maintenance.readonly.enabled:
-        raise HatobaError("storage.maintenance.readonly.enabled is set: nothing in the registry may change")
-    owner = wiring.metadata_owner(settings)
     if writing:
-        _become(*owner)
-        if os.geteuid() != owner[0]:
-            # Even where it may write: files that it made would stop the server.
-            raise HatobaError(
-                f"{printable(wiring.metadata_path(settings) or '')} cannot be written by uid {os.geteuid()}: "
-                f"it belongs to uid {owner[0]}, run the command as that user"
-            )
+        refuse_readonly(settings)
+        become_owner(settings)
+    else:
+        wiring.metadata_owner(settings)
     telemetry.configure("warn", "text")  # messages to stderr; unconfigured they would mix with results
     try:
         return asyncio.run(_worked(settings, work, writing=writing))
@@ -79,8 +73,26 @@ async def _worked(settings: Settings, work: Callable[[wiring.Rules], Awaitable[T
         return await work(rules)
 
 
-def _become(uid: int, gid: int) -> None:
-    """Root goes on as the database's owner, for good: `docker exec` runs as root though the server may not."""
+def refuse_readonly(settings: Settings) -> None:
+    """Raise HatobaError where the configuration lets nothing change."""
+    if settings.storage.maintenance.readonly.enabled:
+        raise HatobaError("storage.maintenance.readonly.enabled is set: nothing in the registry may change")
+
+
+def become_owner(settings: Settings) -> None:
+    """Go on as the user that the registry belongs to; raises HatobaError for anybody else, and ConfigError."""
+    owner = wiring.metadata_owner(settings)
+    become(*owner)
+    if os.geteuid() != owner[0]:
+        # Even where it may write: files that it made would stop the server.
+        raise HatobaError(
+            f"{printable(wiring.metadata_path(settings) or '')} cannot be written by uid {os.geteuid()}: "
+            f"it belongs to uid {owner[0]}, run the command as that user"
+        )
+
+
+def become(uid: int, gid: int) -> None:
+    """Root goes on as the registry's owner, for good: `docker exec` runs as root though the server may not."""
     if os.geteuid() != 0 or uid == 0:
         return
     try:

@@ -58,7 +58,7 @@ class Mirror:
         repository = rows[0].repository
         failed: list[Exception] = []
         try:
-            async with self._locked(repository):
+            async with self.locked(repository):
                 for row in rows:
                     try:
                         self._written[row] = await self._make_true(row)
@@ -133,6 +133,17 @@ class Mirror:
         """Stop the threads."""
         self._pool.shutdown(wait=True)
 
+    @contextlib.asynccontextmanager
+    async def locked(self, repository: str) -> AsyncIterator[None]:
+        """The repository's lock, over all workers. Held for a few small files; never while waiting for a client."""
+        number = hashlib.blake2b(repository.encode(), digest_size=2).digest()[0] % _LOCKS
+        with (self._locks / f"mirror-{number:02d}").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await self._wait_for(file)
+            yield
+
     async def _make_true(self, row: MirrorRow) -> list[str]:
         """Read the truth now and let the link say it; the keys that changed."""
         await self._frame(row.repository)
@@ -172,17 +183,6 @@ class Mirror:
             if len(self._framed) > 10 * _BATCH:
                 self._framed.clear()
             self._framed.add(repository)
-
-    @contextlib.asynccontextmanager
-    async def _locked(self, repository: str) -> AsyncIterator[None]:
-        """The repository's lock, over all workers. Held for a few small files; never while waiting for a client."""
-        number = hashlib.blake2b(repository.encode(), digest_size=2).digest()[0] % _LOCKS
-        with (self._locks / f"mirror-{number:02d}").open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                await self._wait_for(file)
-            yield
 
     async def _wait_for(self, file: BinaryIO) -> None:
         waiting = asyncio.get_running_loop().run_in_executor(self._pool, fcntl.flock, file, fcntl.LOCK_EX)

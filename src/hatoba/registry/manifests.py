@@ -221,8 +221,17 @@ class Manifests:
 
     async def _select(self, repository: RepositoryName, reference: Reference) -> ManifestBody | None:
         if isinstance(reference, Digest):
-            return await manifests.find_by_digest(self._database, repository, reference)
-        return await manifests.find_by_tag(self._database, repository, reference)
+            row = await manifests.find_by_digest(self._database, repository, reference)
+        else:
+            row = await manifests.find_by_tag(self._database, repository, reference)
+        if row is None or self._bodies.get(row.digest) is not None or _is_right(row):
+            return row
+        self._log.error(
+            "a manifest's bytes in the database are not what its digest says; run `hatoba verify --fix`",
+            repository=repository,
+            digest=row.digest,
+        )
+        return None
 
     async def _row(self, push: Push, parsed: ParsedManifest, digest: Digest) -> ManifestRow:
         image = await self._read_config(push.repository, parsed)
@@ -361,6 +370,12 @@ class Manifests:
 async def _find(reader: Reader, repository: RepositoryName, digest: Digest, kind: str) -> BlobRow | None:
     find = blobs.find_manifest if kind == "manifest" else blobs.find_linked
     return await find(reader, repository, digest)
+
+
+def _is_right(row: ManifestBody) -> bool:
+    """Whether the bytes are what was pushed. Microseconds, and once a digest: `Bodies` has what was looked at."""
+    digest = Digest.parse(row.digest)
+    return Digest.of(row.body, digest.algorithm) == digest
 
 
 def _check_content_type(content_type: str | None, parsed: ParsedManifest) -> None:

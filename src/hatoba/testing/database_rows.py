@@ -203,11 +203,14 @@ class RowsContract:
     async def test_a_body_is_kept_once(self, database: Database) -> None:
         await database.write(lambda t: hold_manifest(t, "a", _BODY))
         await database.write(lambda t: hold_manifest(t, "b", _BODY))
-        await database.write(lambda t: manifests.keep_body(t, _BODY, b"never these"))
-        for repository in ("a", "b"):
-            found = await manifests.find_by_digest(database, repository, _BODY)
-            assert found is not None
-            assert found.body == b"bytes of " + str(_BODY).encode()
+        assert await manifests.with_body(database, "", 5) == [str(_BODY)]
+        for body in (b"spoiled by a disk", b"bytes of " + str(_BODY).encode()):
+            await database.write(lambda t, body=body: manifests.keep_body(t, _BODY, body))  # type: ignore[misc]
+            assert await manifests.find_body(database, _BODY) == body
+            for repository in ("a", "b"):
+                found = await manifests.find_by_digest(database, repository, _BODY)
+                assert found is not None
+                assert found.body == body
         assert await database.one("SELECT count(*) FROM manifest_bodies") == (1,)
 
     async def test_every_column_of_a_manifest_is_kept(self, database: Database) -> None:
