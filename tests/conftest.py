@@ -44,6 +44,8 @@ START_AND_END = (
     ("hatoba/operations/mirror.py", {"close"}),
     ("hatoba/auth/htpasswd.py", {"load", "close", "_edit"}),  # `_edit` is a command's
     ("hatoba/cli/opening.py", {"with_registry"}),  # a command's own loop
+    ("hatoba/cli/verify.py", {"verify"}),
+    ("hatoba/cli/backup.py", {"backup"}),
 )
 # What runs on the loop on purpose, for it takes microseconds: (calls, file, functions).
 OPEN = {"builtins.open", "io.open", "os.open"}

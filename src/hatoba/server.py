@@ -18,7 +18,7 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from granian.server.mp import MPServer
 from hatoba import health, telemetry, wiring
 from hatoba.config.settings import Settings
 from hatoba.errors import ConfigError, HatobaError, StartError
+from hatoba.folders import make_durably
 from hatoba.web.app import App
 from hatoba.web.messages import Receive, Scope, Send
 
@@ -198,8 +199,7 @@ def _only_server(root: Path | None) -> Iterator[None]:
         return
     path = root / "hatoba" / "serve.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _make_durable(path.parents)
+        make_durably(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StartError(f"{path} cannot be written by uid {os.getuid()}: {error.strerror}") from None
@@ -234,17 +234,6 @@ def _told(file: Path | None, address: Address) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             file.unlink()
-
-
-def _make_durable(folders: Iterable[Path]) -> None:
-    """Fsync each folder: a new root that a power loss takes away takes every acknowledged push along."""
-    for folder in folders:
-        with contextlib.suppress(OSError):  # one that others own and we may not open is not one we made
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def _claim(path: Path) -> Path:

@@ -30,6 +30,8 @@ from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.db.sqlite import DatabaseFailed, Sqlite
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError, Unavailable
+from hatoba.operations import backup_folder
+from hatoba.operations.backup import Backup, Destination
 from hatoba.operations.follow import follow_links
 from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
@@ -214,6 +216,40 @@ async def verification(settings: Settings) -> AsyncIterator[Verification]:
             sessions = stack.enter_context(contextlib.closing(_sessions(settings, root, existing=True)))
             await sessions.check_schema()
         yield Verification(database, sessions, driver, mirror, _own(root))
+
+
+@contextlib.asynccontextmanager
+async def backup(settings: Settings, folder: Path, *, hard_links: bool) -> AsyncIterator[Backup]:
+    """A backup into `folder`, which it has for itself until the end. Raises HatobaError, ConfigError."""
+    root, path = _places(settings)
+    locks = _own(folder) / "locks"
+    with contextlib.ExitStack() as stack:
+        with _explained(path):
+            database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
+            await database.check_schema()
+            made_at = await database.made_at()
+        stack.enter_context(backup_folder.claimed(folder, root, made_at))
+        driver = stack.enter_context(contextlib.closing(_writable(folder, _own(folder) / "metadata.db")))
+        destination = Destination(
+            folder,
+            driver,
+            lambda copy: Sqlite(copy, locks, "metadata", "FULL", existing=True, alone=True),
+            lambda copy: Mirror(copy, driver, locks),
+        )
+        try:
+            yield Backup(database, root, destination, hard_links=hard_links)
+        except DatabaseFailed as error:
+            raise HatobaError(
+                f"a database of {printable(root)} or {printable(folder)} fails: {error.reason}"
+            ) from error
+
+
+def elsewhere(settings: Settings) -> list[Path]:
+    """Files that a registry is configured with and that do not lie in its data folder where a backup looks."""
+    root, htpasswd = root_of(settings), settings.auth.htpasswd
+    if root is None or htpasswd is None or htpasswd.path.absolute() == (_own(root) / "htpasswd").absolute():
+        return []
+    return [htpasswd.path]
 
 
 @contextlib.asynccontextmanager

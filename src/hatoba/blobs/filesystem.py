@@ -143,7 +143,7 @@ class Filesystem:
 
     async def make_folder(self, key: str) -> None:
         """See `BlobDriver.make_folder`."""
-        await self._run(lambda: os.makedirs(self._path(key), exist_ok=True))
+        await self._run(_make_folders, self._path(key))
 
     async def remove_tree(self, key: str) -> None:
         """See `BlobDriver.remove_tree`."""
@@ -187,10 +187,7 @@ class Filesystem:
         # was there: the push that made it may not have come to its fsync. Those above are never removed: once will do.
         folders = list(ancestors(key))
         with _translated():
-            try:
-                os.makedirs(self._path(folders[0]), exist_ok=True)
-            except FileExistsError as error:
-                raise Unavailable(f"a file stands where a folder should be: {folders[0]}") from error
+            _make_folders(self._path(folders[0]))
             for position, folder in enumerate(folders):
                 if position and folder in self._durable:
                     continue
@@ -207,7 +204,7 @@ class Filesystem:
                     file.write(content)
                 for _ in range(3):  # Docker's registry beside us may remove an empty folder in between
                     with contextlib.suppress(FileNotFoundError):
-                        os.makedirs(os.path.dirname(path), exist_ok=True)
+                        _make_folders(os.path.dirname(path))
                         os.rename(temporary, path)
                         return
                 raise Unavailable("a folder of the repository's tree goes away as soon as it is made")
@@ -422,6 +419,13 @@ def _translated() -> Iterator[None]:
         raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
 
 
+def _make_folders(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError as error:  # also where the disk cannot say what is there
+        raise Unavailable("a file stands where a folder should be") from error
+
+
 def _open_for_reading(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -457,7 +461,7 @@ def _read_file(path: str, limit: int) -> bytes:
 
 def _create(path: str) -> None:
     with _translated():
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _make_folders(os.path.dirname(path))
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE))
 
 

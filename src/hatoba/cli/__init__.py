@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from hatoba.cli import check_config, doctor, garbage_collect, ls, rm, serve, show, tag, users, verify, version
+from hatoba.cli import backup, check_config, doctor, garbage_collect, ls, rm, serve, show, tag, users, verify, version
 
 
 def main() -> None:
@@ -46,6 +46,7 @@ def hatoba_app() -> typer.Typer:
     app.command("rm")(rm.rm)
     app.command("doctor")(doctor.doctor)
     app.command("verify")(verify.verify)
+    app.command("backup")(backup.backup)
     app.command("version")(version.version)
     app.add_typer(users.app, name="users")
     return app

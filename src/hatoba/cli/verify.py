@@ -6,6 +6,7 @@ Owns the form of the lines, the options and the summary. What is looked at is `o
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated
 
 import typer
@@ -21,6 +22,8 @@ from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError
 from hatoba.operations.findings import Finding, Report
+
+_SIZE = re.compile(r"[0-9]+(\.[0-9]+)?([kKMGT]?i?B)?", re.ASCII)
 
 _Fix = Annotated[bool, typer.Option("--fix", help="Mend what can be mended; no bytes are deleted.")]
 _Rate = Annotated[str, typer.Option("--rate", help="Read at most this much a second, as 50MB or 1GiB; 0 for no bound.")]
@@ -52,7 +55,7 @@ def verify(
         become_owner(settings)
         telemetry.configure("error", "text")
         with shown() as bar:
-            report = Report(lambda finding: bar.say(_line(finding)))
+            report = Report(lambda finding: bar.say(as_line(finding)))
             try:
                 asyncio.run(_check(settings, report, bar, bound, fix=fix, restart=restart))
             except KeyboardInterrupt:
@@ -75,26 +78,33 @@ async def _check(  # noqa: PLR0913  the options
 
 
 def _parse_rate(text: str) -> int:
+    size = text.removesuffix("/s")
     try:
-        return int(TypeAdapter(ByteSize).validate_python(text.removesuffix("/s")))
+        if _SIZE.fullmatch(size):
+            return int(TypeAdapter(ByteSize).validate_python(size))
     except ValidationError:
-        raise ConfigError(f"--rate {printable(text)}: must be a size such as 200MiB, or 0") from None
+        pass
+    raise ConfigError(f"--rate {printable(text)}: must be a size such as 200MiB, or 0")
 
 
-def _line(finding: Finding) -> str:
+def as_line(finding: Finding) -> str:
+    """A finding as it is printed."""
     return "\t".join(printable(part) for part in (finding.kind, finding.subject, finding.meaning, finding.fix))
 
 
 def _summary(report: Report) -> list[str]:
-    read = tables.amount(report.hashed_bytes)
-    found = f"{report.findings} findings" + (f", {report.mended} mended" if report.mended else "")
-    lines = [f"{report.blobs} blobs ({read} read), {report.manifests} manifests, {report.links} links: {found}"]
+    looked = (
+        f"{tables.many(report.blobs, 'blob')} ({tables.amount(report.hashed_bytes)} read)",
+        tables.many(report.manifests, "manifest"),
+        tables.many(report.links, "link"),
+    )
+    found = tables.many(report.findings, "finding") + (f", {report.mended} mended" if report.mended else "")
+    strays = f"{tables.many(report.strays, 'file')} that nothing names ({tables.amount(report.stray_bytes)})"
     counted = [
-        (report.strays, f"{report.strays} files that nothing names ({tables.amount(report.stray_bytes)})"),
-        (report.abandoned, f"{report.abandoned} folders of no upload"),
-        (report.fileless, f"{report.fileless} uploads without a file"),
-        (report.pending, f"{report.pending} links that the server has yet to write"),
+        (report.strays, strays),
+        (report.abandoned, f"{tables.many(report.abandoned, 'folder')} of no upload"),
+        (report.fileless, f"{tables.many(report.fileless, 'upload')} without a file"),
+        (report.pending, f"{tables.many(report.pending, 'link')} yet to be written"),
     ]
-    if beside := ", ".join(text for number, text in counted if number):
-        lines.append(f"besides, no findings: {beside}")
-    return lines
+    besides = ", ".join(text for number, text in counted if number)
+    return [f"{', '.join(looked)}: {found}", *([f"besides, no findings: {besides}"] if besides else [])]

@@ -25,8 +25,19 @@ from urllib.parse import quote
 import apsw
 
 from hatoba.cancellation import outlast
-from hatoba.db.engine import Reader, Row, Transaction, check_applied, check_known, migrations, now, to_micros
+from hatoba.db.engine import (
+    Reader,
+    Row,
+    Transaction,
+    check_applied,
+    check_known,
+    from_micros,
+    migrations,
+    now,
+    to_micros,
+)
 from hatoba.errors import InsufficientStorage, StartError, Unavailable
+from hatoba.folders import make_durably
 from hatoba.oci.digest import Digest
 
 T = TypeVar("T")
@@ -45,10 +56,11 @@ _SYNCHRONOUS = {"NORMAL": 1, "FULL": 2}
 class Sqlite:
     """`Database` on the file `path`. `locks` is the folder of the write locks, shared by all processes.
 
-    With `existing` nothing is made, and what can only be read is read.
+    With `existing` nothing is made, and what can only be read is read. `alone` promises that no other process opens it:
+    it may lie where several machines could.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  where it lies and who else opens it
         self,
         path: Path,
         locks: Path,
@@ -56,11 +68,13 @@ class Sqlite:
         synchronous: Literal["NORMAL", "FULL"],
         *,
         existing: bool = False,
+        alone: bool = False,
     ) -> None:
         check_library()
-        check_filesystem(path)
+        if not alone:
+            check_filesystem(path)
         if not existing:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_durably(path.parent)
             locks.mkdir(parents=True, exist_ok=True)
         self._existing = existing
         self._path = path
@@ -90,6 +104,15 @@ class Sqlite:
     async def scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:
         """See `Database.scan`."""
         return await asyncio.get_running_loop().run_in_executor(self._scans, self._scan, work)
+
+    async def copy_to(self, path: Path) -> None:
+        """See `Database.copy_to`. In one step: SQLite begins anew whenever somebody writes between two."""
+        await asyncio.get_running_loop().run_in_executor(self._scans, self._copy_to, path)
+
+    async def made_at(self) -> datetime:
+        """See `Database.made_at`: when its first migration ran."""
+        row = await self.one("SELECT applied_at FROM migrations ORDER BY number LIMIT 1")
+        return from_micros(row[0] if row else 0)
 
     async def check(self) -> list[str]:
         """See `Database.check`."""
@@ -144,6 +167,16 @@ class Sqlite:
         if self._scan_connection is None:
             self._scan_connection = self._connect(writing=False)
         return self._scan_connection
+
+    def _copy_to(self, path: Path) -> None:
+        with _translated():
+            target = apsw.Connection(str(path))
+            try:
+                target.pragma("synchronous", _SYNCHRONOUS["FULL"])
+                with target.backup("main", self._scanning(), "main") as copying:
+                    copying.step()
+            finally:
+                target.close()
 
     def _check(self) -> list[str]:
         with _translated():

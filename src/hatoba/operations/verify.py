@@ -13,6 +13,7 @@ import fcntl
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 from hatoba.blobs.driver import BlobDriver
@@ -23,6 +24,7 @@ from hatoba.errors import HatobaError, RegistryError
 from hatoba.oci import manifest
 from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
+from hatoba.operations import link_files
 from hatoba.operations.blob_check import BlobCheck
 from hatoba.operations.findings import Progress, Report
 from hatoba.operations.link_check import LinkCheck
@@ -90,7 +92,9 @@ class Verification:
             progress.begin("files", None)
             await links.files()
             await links.sessions()
-            report.pending = await mirror.count(self._database, now())
+            if fix:
+                await self._links.settle()
+            report.pending = await self._links.pending(timedelta(0))
             await self._check_blobs(check, progress, restart=restart)
 
     async def started_at(self) -> str | None:
@@ -115,11 +119,8 @@ class Verification:
         await self._each_repository(references.repository)
 
     async def _each_repository(self, look: Callable[[str], Awaitable[None]]) -> None:
-        after = ""
-        while names := await repositories.names(self._database, after, _PAGE):
-            for name in names:
-                await look(name)
-            after = names[-1]
+        async for name in link_files.repository_names(self._database):
+            await look(name)
 
     async def _check_blobs(self, check: BlobCheck, progress: Progress, *, restart: bool) -> None:
         """Every blob in the order of digests; up to where an interrupted check came only sizes are compared."""
@@ -136,7 +137,7 @@ class Verification:
                         saved_at = time.monotonic()
                 after = rows[-1].digest
         except BaseException:
-            self._save(max(done, begin))
+            await asyncio.to_thread(self._save, max(done, begin))
             raise
         await asyncio.to_thread(self._position.unlink, missing_ok=True)
 

@@ -19,7 +19,7 @@ from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.manifests import ManifestBody, ManifestRow
 from hatoba.db.mirror import MirrorRow
-from hatoba.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown
+from hatoba.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown, Unavailable
 from hatoba.oci import config, manifest
 from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
@@ -34,6 +34,7 @@ from hatoba.registry.validation import Validation
 # Larger manifests are parsed in a thread, one at a time: they become many times their size in memory.
 _PARSE_INLINE_BYTES = 64 * 1024
 _CONFIG_BYTES = 1024 * 1024
+_TRIES = 3
 _MANY_REFERENCES = 500  # images have up to 127 layers
 
 
@@ -95,7 +96,7 @@ class _Found:
 
 
 class _NotStagedError(Exception):
-    """The manifest's file was there before the transaction and is not any more."""
+    """The manifest's file, or the one staged for it, was there before the transaction and is not any more."""
 
 
 class _FilesLostError(Exception):
@@ -289,7 +290,7 @@ class Manifests:
         known = await blobs.find(self._database, digest)
         staged: str | None = None
         try:
-            while True:
+            for _ in range(_TRIES):
                 if staged is None and not await is_whole(self._driver, known):
                     await self._driver.prepare(key)
                     staged = await self._driver.stage(push.body)
@@ -298,7 +299,10 @@ class Manifests:
                         lambda transaction, staged=staged: self._commit(transaction, push, parsed, row, names, staged)  # type: ignore[misc]
                     )
                 except _NotStagedError:
-                    known = None
+                    if staged is not None:
+                        await self._driver.remove(staged)
+                    known = staged = None
+            raise Unavailable("files go away as soon as they are made")
         except _FilesLostError as error:
             for lost in error.lost:
                 await self._blobs.report_missing(lost)
@@ -356,7 +360,10 @@ class Manifests:
         if staged is None:
             raise _NotStagedError
         key = layout.blob(digest)
-        await self._driver.publish(staged, key)
+        try:
+            await self._driver.publish(staged, key)
+        except KeyMissing:  # a clock that was set forward makes a staged file look like one that a crash left
+            raise _NotStagedError from None
         await blobs.make_ready(transaction, digest, key, row.size, row.pushed_at)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from datetime import timedelta
 
 import apsw
 import pytest
@@ -56,10 +57,11 @@ CONTENT = {
     "manifests.listed_besides": lambda on: manifests.listed_besides(on, "a", DIGEST, DIGEST, ""),
     "manifests.digests": lambda on: manifests.digests(on, "a", "", 5),
     "mirror.mark": lambda on: mirror.mark(on, "a", "tag", "latest", AT),
+    "mirror.renew": lambda on: mirror.renew(on, MirrorRow("a", "tag", "latest", 1)),
     "mirror.settle": lambda on: mirror.settle(on, MirrorRow("a", "tag", "latest", 1)),
-    "mirror.pending": lambda on: mirror.pending(on, AT, 5),
+    "mirror.pending": lambda on: mirror.pending(on, AT, timedelta(seconds=10), 5),
     "mirror.is_pending": lambda on: mirror.is_pending(on, "a", "tag", "latest"),
-    "mirror.count": lambda on: mirror.count(on, AT),
+    "mirror.count": lambda on: mirror.count(on, AT, timedelta(seconds=10)),
     "repositories.ensure": lambda on: repositories.ensure(on, "a", AT),
     "repositories.find": lambda on: repositories.find(on, "a"),
     "repositories.catalog": lambda on: repositories.catalog(on, "", 5),
