@@ -284,12 +284,15 @@ class Nginx:
         self._blocks: list[str] = []
         self._server: Server | None = None
 
-    def add(self, upstream: str, inside: str | None, *, tls: tuple[Path, Path] | None = None, outside: str = "") -> int:
+    def add(
+        self, upstream: str, inside: str | None, *, tls: tuple[Path, Path] | None = None, outside: str = "",
+        port: int | None = None,
+    ) -> int:  # fmt: skip
         """A proxy of host:port `upstream`: what `location /` holds, if there is one, and its `server`; the port of it.
 
         UPSTREAM in either is the upstream's name.
         """
-        port = find_port()
+        port = port or find_port()
         secured = f"ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};" if tls else ""
         location = "" if inside is None else f"location / {{ proxy_pass http://UPSTREAM; {inside} }}"
         self._blocks.append(

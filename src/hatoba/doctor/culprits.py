@@ -57,7 +57,7 @@ def of_failure(broken: Broken, address: Address) -> str:  # noqa: PLR0911  one a
         return f"the name {address.host} has no address: DNS, /etc/hosts, or a slip of the pen"
     if broken.phase == "connect":
         return _of_connecting(error, address)
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
         return _of_handshake(error, address)
     if broken.phase == "TLS":
         return f"{address.authority} closed the connection at once: port {address.port} does not speak TLS"
@@ -84,7 +84,7 @@ def _of_connecting(error: Exception, address: Address) -> str:
 def _of_handshake(error: ssl.SSLError, address: Address) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not accepted: {shown(error.verify_message)}"
-    reason = error.reason or ""
+    reason = getattr(error, "reason", None) or ""
     if reason in _NOT_TLS:
         return (
             f"port {address.port} speaks plain HTTP: use http://{address.authority}, or give it TLS (NGINX: listen "
@@ -117,9 +117,7 @@ def of_certificate(  # noqa: PLR0911  one a rule
             "the certificate is signed by itself: clients need it as a CA (--ca FILE; /etc/docker/certs.d/HOST/ca.crt)"
         )
     if code == _SELF_SIGNED_ROOT:
-        return (
-            "the certificate is of a CA that is not known here: --ca FILE; for Docker /etc/docker/certs.d/HOST/ca.crt"
-        )
+        return "the certificate is of a CA that is unknown here (--ca FILE; for Docker /etc/docker/certs.d/HOST/ca.crt)"
     if code in _NO_ISSUER:
         return (
             "the chain of certificates is not complete: the server must send the intermediate ones too (NGINX: "
