@@ -36,6 +36,10 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _OCTETS = {"Content-Type": "application/octet-stream"}
 _SKEW = timedelta(seconds=60)  # the leeway that tokens have
 _SOON = timedelta(days=14)
+_SPOKEN = {"send", "wait", "read"}
+_GONE = {202, 204, 404}
+_TRIES = 3
+_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ class Checkup:
         self._name = repository
         self._say = tell
         self._step = ""
-        self._complaints: dict[str, None] = {}  # in order, each once
+        self._complaints: set[str] = set()
+        self._notes: set[str] = set()
         # What a later hand, or ours, has to take away again.
         self._session: str | None = None
         self._manifests: list[tuple[str, str]] = []
@@ -124,15 +129,18 @@ class Checkup:
 
     def _complain(self, text: str) -> None:
         if text not in self._complaints:
-            self._complaints[text] = None
+            self._complaints.add(text)
             self._say(Finding("FAULT", self._step, text))
 
     def _note(self, text: str) -> None:
-        self._say(Finding("note", self._step, text))
+        if text not in self._notes:
+            self._notes.add(text)
+            self._say(Finding("note", self._step, text))
 
     def _of_broken(self, broken: Broken) -> str:
         """A failure may look like another: what is asked in the wrong scheme mostly hears nothing at all."""
-        if self._address.scheme == "http" and broken.phase in {"wait", "read", "send"} and self._speaks_tls():
+        silent = isinstance(broken.error, TimeoutError)
+        if self._address.scheme == "http" and broken.phase in _SPOKEN and not silent and self._speaks_tls():
             return culprits.of_tls(self._address)
         if isinstance(broken.error, ssl.SSLCertVerificationError):
             return culprits.of_certificate(broken.error, self._address, *self._certificate())
@@ -334,29 +342,43 @@ class Checkup:
     def _tidy(self) -> str:
         """Delete what was pushed, and say what stays; nothing here stops the rest of it."""
         if self._session is not None:
-            self._take_away(self._session, "an unfinished upload, which the registry purges by itself")
-        left = False
-        for tag, digest in dict.fromkeys(self._manifests):
-            left |= not self._take_away(f"{self._repository}/manifests/{digest}", f"{self._name}:{tag} ({digest})")
-        for digest in () if left else dict.fromkeys(self._blobs):
-            left |= not self._take_away(f"{self._repository}/blobs/{digest}", f"the blob {digest}")
+            self._cancel(self._session)
+        left = [
+            f"{self._name}:{tag} ({digest})"
+            for tag, digest in dict.fromkeys(self._manifests)
+            if not self._take_away(f"{self._repository}/manifests/{digest}")
+        ]
+        if not left:  # as long as they are named somewhere, they cannot go
+            blobs = list(dict.fromkeys(self._blobs))
+            stay = [blob for blob in blobs if not self._take_away(f"{self._repository}/blobs/{blob}")]
+            left = [f"{len(stay)} blobs of {self._name} without a manifest"] if stay else []
+        for what in left:
+            self._say(Finding("left", self._step, what))
         return "" if left or not self._blobs else f"{self._name} is empty again"
 
-    def _take_away(self, path: str, what: str) -> bool:
+    def _cancel(self, session: str) -> None:
+        """End the upload that could not go on, once the registry has noticed that."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(Broken):
+                if self._client.request(Call("DELETE", session)).status in _GONE:
+                    return
+            time.sleep(_PAUSE_SECONDS)
+        self._say(Finding("left", self._step, "an unfinished upload, which the registry purges by itself"))
+
+    def _take_away(self, path: str) -> bool:
         """Whether it is gone. That a registry has deleting switched off is no fault, that a proxy forbids it is one."""
         try:
             answer = self._client.request(Call("DELETE", path))
         except Broken as broken:
             self._complain(self._of_broken(broken))
-            self._say(Finding("left", self._step, what))
             return False
-        if answer.status in {202, 204, 404}:
+        if answer.status in _GONE:
             return True
-        if answer.status == HTTPStatus.METHOD_NOT_ALLOWED and culprits.spoken(answer):
-            self._note(f"deleting is switched off there ({culprits.spoken(answer)})")
+        words = culprits.spoken(answer)
+        if answer.status == HTTPStatus.METHOD_NOT_ALLOWED and words:
+            self._note(f"deleting is switched off there ({words})")
         else:
             self._complain(culprits.of_status(answer, self._address))
-        self._say(Finding("left", self._step, what))
         return False
 
 

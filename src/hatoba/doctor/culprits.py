@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
 from hatoba.config.values import printable
@@ -24,6 +25,7 @@ _VALIDITY = re.compile(
     re.DOTALL,
 )
 _PLAIN_TO_TLS = re.compile(rb"HTTP request (was sent )?to (an )?HTTPS", re.IGNORECASE)
+_UNUSUAL = "nothing that a registry answers here"
 # OpenSSL's error numbers, X509_V_ERR_*.
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _SELF_SIGNED, _SELF_SIGNED_ROOT = 18, 19
@@ -55,7 +57,7 @@ def of_failure(broken: Broken, address: Address) -> str:  # noqa: PLR0911  one a
         return f"the name {address.host} has no address: DNS, /etc/hosts, or a slip of the pen"
     if broken.phase == "connect":
         return _of_connecting(error, address)
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
         return _of_handshake(error, address)
     if broken.phase == "TLS":
         return f"{address.authority} closed the connection at once: port {address.port} does not speak TLS"
@@ -82,7 +84,7 @@ def _of_connecting(error: Exception, address: Address) -> str:
 def _of_handshake(error: ssl.SSLError, address: Address) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not accepted: {shown(error.verify_message)}"
-    reason = error.reason or ""
+    reason = getattr(error, "reason", None) or ""
     if reason in _NOT_TLS:
         return (
             f"port {address.port} speaks plain HTTP: use http://{address.authority}, or give it TLS (NGINX: listen "
@@ -115,9 +117,7 @@ def of_certificate(  # noqa: PLR0911  one a rule
             "the certificate is signed by itself: clients need it as a CA (--ca FILE; /etc/docker/certs.d/HOST/ca.crt)"
         )
     if code == _SELF_SIGNED_ROOT:
-        return (
-            "the certificate is of a CA that is not known here: --ca FILE; for Docker /etc/docker/certs.d/HOST/ca.crt"
-        )
+        return "the certificate is of a CA that is unknown here (--ca FILE; for Docker /etc/docker/certs.d/HOST/ca.crt)"
     if code in _NO_ISSUER:
         return (
             "the chain of certificates is not complete: the server must send the intermediate ones too (NGINX: "
@@ -141,13 +141,13 @@ def of_status(answer: Answer, address: Address) -> str:
     words = spoken(answer)
     if answer.status in {301, 302, 303, 307, 308}:
         return _of_redirect(answer, address)
-    if words:
-        return _of_registry(answer, words)
+    if words or (answer.status == HTTPStatus.METHOD_NOT_ALLOWED and answer.header("docker-distribution-api-version")):
+        return _of_registry(answer, words or "no reason given")
     known = {
         400: _of_bad_request(answer, address),
         401: "a password of its own is asked for (NGINX: auth_basic): leave sign-in to the registry",
         403: f"{answer.method} is forbidden (NGINX: limit_except, allow, deny)",
-        404: f"{_path(answer)} is not there: /v2/ must be passed on (NGINX: location /v2/ with proxy_pass)",
+        404: "/v2/ must be passed on (NGINX: location /v2/ with proxy_pass)",
         405: f"{answer.method} is not let through",
         411: "the length of a body is wanted beforehand, which Docker does not tell",
         413: "a body as large as this is not taken: NGINX: client_max_body_size 0 (or 1000m) in its server block",
@@ -159,7 +159,7 @@ def of_status(answer: Answer, address: Address) -> str:
         507: "no room for the body",
     }
     server = shown(answer.header("server") or "a proxy")
-    return f"{answer.status} from {server} to {answer.method}: {known.get(answer.status, _path(answer))}"
+    return f"{answer.status} from {server} to {answer.method}: {known.get(answer.status, _UNUSUAL)}"
 
 
 def _of_bad_request(answer: Answer, address: Address) -> str:
@@ -167,7 +167,7 @@ def _of_bad_request(answer: Answer, address: Address) -> str:
         return of_tls(address)
     if b"SSL certificate" in answer.body:
         return "a certificate of the client is wanted, which the doctor has not (NGINX: ssl_verify_client)"
-    return _path(answer)
+    return _UNUSUAL
 
 
 def of_tls(address: Address) -> str:
@@ -222,9 +222,10 @@ def of_location(value: str, answer: Answer, address: Address) -> str | None:
             "(NGINX: $http_host, not $host), or set http.host"
         )
     if not to.path.startswith(f"{address.path}/v2/"):
+        there = shown(to.path.partition("/v2/")[0])
         return (
-            f"Location leads to {shown(to.path)} instead of {address.path}/v2/: set http.prefix: {address.path}/, or "
-            "let the proxy send X-Forwarded-Prefix"
+            f"Location leads to {there}/v2/ instead of {address.path}/v2/: set http.prefix: {address.path}/, or let "
+            "the proxy send X-Forwarded-Prefix"
         )
     return None
 
@@ -265,10 +266,6 @@ def _at(before: str, time: datetime | None) -> str:
 
 def _day(time: datetime) -> str:
     return f"{time:%Y-%m-%d}"
-
-
-def _path(answer: Answer) -> str:
-    return shown(answer.path.partition("?")[0])
 
 
 def _said(error: Exception) -> str:

@@ -233,7 +233,7 @@ class Backup:
         progress.begin("link files", None)
         with contextlib.closing(self._to.open_mirror(database)) as links:
             before = -1
-            while (left := await mirror.count(database, now())) and left != before:
+            while (left := await links.pending(timedelta(0))) and left != before:
                 before = left
                 self.copied.links += min(await links.catch_up(), left)
                 await links.settle()
