@@ -219,8 +219,8 @@ NO_RANGES = ["10.1.2.3/8", "proxy.example.com", "", 10, None, ["10.0.0.0/8"], "1
         (
             {"http": {"tls": {"clientauth": "require-any-client-cert"}}},
             (
-                "http.tls.clientauth must be require-and-verify-client-cert or verify-client-cert-if-given: a certificate "
-                "that nobody verifies proves nothing, and is not asked for"
+                "http.tls.clientauth must be require-and-verify-client-cert or verify-client-cert-if-given: a "
+                "certificate that nobody verifies proves nothing, and is not asked for"
             ),
         ),
         ({"storage": []}, "storage must be a mapping"),
