@@ -173,6 +173,42 @@ def free_port():
     return find_port
 
 
+class Authority:
+    """A private certificate authority made with openssl, in a folder of its own: `ca` is its certificate."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder, self.ca = folder, folder / "ca.pem"
+        self._openssl(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout ca.key -out ca.pem"
+            " -subj /CN=authority"
+        )
+
+    def issue(self, name: str, *hosts: str, form: str = "sec1") -> tuple[Path, Path]:
+        """A certificate for hosts and its key; of a client when there are none. `form`: sec1, pkcs8 or pkcs1."""
+        make = "genrsa -traditional" if form == "pkcs1" else "ecparam -name prime256v1 -genkey"
+        self._openssl(f"{make} -out {name}.key")
+        if form == "pkcs8":
+            self._openssl(f"pkcs8 -topk8 -nocrypt -in {name}.key -out {name}.key8")
+            (self.folder / f"{name}.key8").rename(self.folder / f"{name}.key")
+        names = ",".join(f"{'IP' if host[-1].isdigit() else 'DNS'}:{host}" for host in hosts)
+        usage = f"extendedKeyUsage=serverAuth\nsubjectAltName={names}\n" if hosts else "extendedKeyUsage=clientAuth\n"
+        (self.folder / f"{name}.ext").write_text(usage)
+        self._openssl(f"req -new -key {name}.key -subj /CN={name} -out {name}.csr")
+        self._openssl(f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -days 1 -extfile {name}.ext -out {name}.pem")
+        return self.folder / f"{name}.pem", self.folder / f"{name}.key"
+
+    def _openssl(self, line: str) -> None:
+        done = subprocess.run(["openssl", *line.split()], cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def authority(tmp_path):
+    needed("openssl")
+    return Authority(tmp_path / "authority")
+
+
 def needed(*programs: str) -> None:
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:

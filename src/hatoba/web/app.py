@@ -53,6 +53,10 @@ class App:
         self._numbers = itertools.count(1)
         self._log = structlog.stdlib.get_logger("hatoba.web")
 
+    def retire(self) -> None:
+        """Keep no connection for a next request from now on: another worker is to have that."""
+        self._common.append((b"connection", b"close"))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; anything but HTTP is no business of ours."""
         if scope["type"] != "http":
