@@ -50,7 +50,7 @@ ON_PURPOSE = (
     ({"os.stat"}, "hatoba/blobs/filesystem.py", {"stat"}),
     ({"os.open"}, "hatoba/blobs/filesystem.py", {"open"}),
     (OPEN, "hatoba/operations/mirror.py", {"_locked"}),  # an empty file of ours
-    (OPEN, "hatoba/operations/follow.py", {"follow_links"}),  # the same, once a start
+    (OPEN, "hatoba/operations/follow.py", {"_alone"}),  # the same, at a start
     (OPEN, "hatoba/operations/heal.py", {"heal_missing"}),  # the same
     (OPEN | {"os.stat", "io.BufferedReader.read"}, "hatoba/auth/htpasswd.py", {"_refresh"}),  # read when changed
     ({"os.write", "os.pwritev"}, "hatoba/telemetry.py", {"_put"}),  # only where there is room

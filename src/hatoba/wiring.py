@@ -28,9 +28,10 @@ from hatoba.blobs.memory import Memory
 from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
+from hatoba.db import tree
 from hatoba.db.sqlite import DatabaseFailed, Sqlite
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError, Unavailable
-from hatoba.operations.follow import follow_links
+from hatoba.operations.follow import Following
 from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.purge import purge_uploads
@@ -89,6 +90,7 @@ async def prepare(settings: Settings) -> None:
         ):
             await database.migrate()
             await sessions.migrate()
+            await database.write(tree.doubt)
     except Unavailable as error:
         raise StartError(f"the databases in {_own(root)} cannot be used: {error.__cause__ or error}") from error
     if settings.auth.htpasswd is not None:
@@ -112,6 +114,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         await database.migrate()
         await sessions.migrate()
         mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
+        following = Following(database, driver, mirror, _own(root) / "locks")
+        await following.open()
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)
         uploads = Uploads(sessions, database, driver, mirror, blobs, settings.hatoba.limits.uploads)
@@ -131,7 +135,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         access_log = _access_log(settings, stack)
         app = App(
             registry,
-            lambda: _problems(mirror),
+            following,
+            lambda: _problems(mirror, following),
             access_log,
             settings.http.headers,
             settings.hatoba.limits.stalltimeout.total_seconds(),
@@ -139,7 +144,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         purging = settings.storage.maintenance.uploadpurging
         stack.push_async_callback(_last_settle, mirror)
         await stack.enter_async_context(_background(mirror.run()))
-        await stack.enter_async_context(_background(follow_links(database, driver, mirror, _own(root) / "locks")))
+        await stack.enter_async_context(_background(following.run()))
         await stack.enter_async_context(_background(heal_missing(database, driver, _own(root) / "locks")))
         if purging.enabled:
             await stack.enter_async_context(
@@ -258,13 +263,14 @@ async def _last_settle(mirror: Mirror) -> None:
         await mirror.settle()
 
 
-async def _problems(mirror: Mirror) -> list[str]:
+async def _problems(mirror: Mirror, following: Following) -> list[str]:
     """Why the registry is not ready; nothing that a probe by strangers should not read."""
     try:
+        found = await following.problems()
         overdue = await mirror.pending(_OVERDUE)
     except RegistryError:
         return ["the database does not answer"]
-    return [f"{overdue} link files cannot be written"] if overdue else []
+    return [*found, f"{overdue} link files cannot be written"] if overdue else found
 
 
 def _own(root: Path) -> Path:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from hatoba.errors import InsufficientStorage
@@ -26,6 +28,23 @@ class KeyBusy(Exception):
 
 class OutOfSpace(InsufficientStorage):
     """The disk or quota is full. Answered as what it is, at whatever step it is met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What lies directly in a folder."""
+
+    name: str
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file of a listing: its size in bytes (-1: no regular file) and when it was last written."""
+
+    key: str
+    size: int
+    written_at: datetime
 
 
 class BlobReader(Protocol):
@@ -107,6 +126,18 @@ class BlobDriver(Protocol):
 
     def walk(self, prefix: str) -> AsyncIterator[str]:
         """All keys under `prefix` in no order; never looks into hatoba's own folder."""
+
+    async def children(self, folder: str) -> list[Child]:
+        """What lies directly in `folder`, in no order; nothing where there is none."""
+
+    async def listing(self, prefix: str) -> list[Listed]:
+        """All files under `prefix`, in no order: `walk` with sizes and times, in one piece. Looks where it is told."""
+
+    async def read_each(self, keys: Sequence[str], limit: int) -> list[bytes | None]:
+        """The content of many small files, in the order of `keys`; None for what is not there. Cut at `limit` bytes."""
+
+    async def changed_at(self, key: str) -> datetime | None:
+        """When anything was last added to or taken from the nearest folder at or above `key`; None if nobody knows."""
 
     async def stale(self, seconds: float) -> int:
         """Remove temporary files older than `seconds`, left by a crash; how many went."""
