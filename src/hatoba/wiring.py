@@ -29,12 +29,17 @@ from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.db import tree
-from hatoba.db.sqlite import DatabaseFailed, Sqlite
+from hatoba.db.engine import now
+from hatoba.db.sqlite import DatabaseFailed, Sqlite, damage
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError, Unavailable
-from hatoba.operations.follow import Following
+from hatoba.oci.reference import RepositoryName
+from hatoba.operations.adoption import Read
+from hatoba.operations.follow import Following, read_tree
 from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
+from hatoba.operations.progress import Show
 from hatoba.operations.purge import purge_uploads
+from hatoba.operations.tree import Report
 from hatoba.registry.answers import Answers
 from hatoba.registry.blobs import Blobs
 from hatoba.registry.manifests import Manifests
@@ -92,7 +97,11 @@ async def prepare(settings: Settings) -> None:
             await sessions.migrate()
             await database.write(tree.doubt)
     except Unavailable as error:
-        raise StartError(f"the databases in {_own(root)} cannot be used: {error.__cause__ or error}") from error
+        words = f"the databases in {_own(root)} cannot be used: {error.__cause__ or error}"
+        with contextlib.suppress(DatabaseFailed):
+            if damage(metadata_path(settings) or root) is not None:
+                words += "; `hatoba import` sets the broken one aside and builds it anew from the folder"
+        raise StartError(words) from error
     if settings.auth.htpasswd is not None:
         with contextlib.closing(Htpasswd(settings.auth.htpasswd.path)) as htpasswd:
             htpasswd.load()
@@ -180,9 +189,11 @@ def metadata_owner(settings: Settings) -> tuple[int, int]:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
-    """A command's whole life, beside a server or without one; at the end of `writing` links are durable.
+async def opened(settings: Settings, *, changing: RepositoryName | None) -> AsyncIterator[Rules]:
+    """A command's whole life, beside a server or without one; what it changes is in the repository `changing`.
 
+    That one is compared with Docker's tree first: no change of another registry is undone that hatoba has not seen yet.
+    At the end its links are durable.
     Makes nothing and migrates nothing; `metadata_owner` was asked first. Raises HatobaError naming what is in the way.
     """
     root, path = _places(settings)
@@ -192,11 +203,13 @@ async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
         driver: BlobDriver
         database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
         await database.check_schema()
-        if writing:
+        if changing is not None:
             driver = stack.enter_context(contextlib.closing(_writable(root, path)))
         else:
             driver = stack.enter_context(contextlib.closing(Memory()))  # listings ask rows alone
         mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, locks)))
+        if changing is not None:
+            await Following(database, driver, mirror, locks).take_over(changing)
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)
         yield Rules(
@@ -204,8 +217,56 @@ async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
             tags=Tags(database, mirror),
             manifests=Manifests(database, driver, mirror, answers, blobs, _validation(settings)),
         )
-        if writing:
+        if changing is not None:
             await _last_settle(mirror)
+
+
+def folder_owner(settings: Settings) -> tuple[int, int]:
+    """The uid and gid that own what hatoba has in the data folder, or the folder, where it has nothing yet.
+
+    Raises ConfigError when there is no folder, HatobaError when there are no repositories in it.
+    """
+    root, path = _places(settings)
+    if not (root / layout.REPOSITORIES).is_dir():
+        raise HatobaError(f"nothing to import: there is no {printable(root / layout.REPOSITORIES)}")
+    found = next(each for each in (path, _own(root), root) if each.exists()).stat()
+    return found.st_uid, found.st_gid
+
+
+def set_aside(settings: Settings) -> Path | None:
+    """Give a metadata database that is broken another name, beside the old one, which is returned.
+
+    Raises HatobaError when it cannot be looked at. Nobody else may have it open.
+    """
+    _, path = _places(settings)
+    with _explained(path):
+        reason = damage(path)
+    if reason is None:
+        return None
+    structlog.stdlib.get_logger("hatoba").warning("the database is broken", path=str(path), reason=reason)
+    aside = path.with_name(f"{path.name}.broken-{now():%Y%m%dT%H%M%SZ}")
+    for suffix in ("-wal", "-shm", ""):  # together, so that programs that repair find what belongs together
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+async def import_tree(settings: Settings, report: Report, show: Show) -> Read:
+    """Read the data folder into the metadata database, which is made if it is not there. Nobody else may serve it.
+
+    Raises HatobaError naming what is in the way.
+    """
+    root, path = _places(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_explained(path))
+        driver = stack.enter_context(contextlib.closing(_writable(root, path)))
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root)))
+        await database.migrate()
+        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
+        await mirror.catch_up()
+        read = await read_tree(database, driver, mirror, report, show, patient=False)
+        await _last_settle(mirror)
+        return read
 
 
 def _places(settings: Settings) -> tuple[Path, Path]:

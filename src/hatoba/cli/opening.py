@@ -60,23 +60,30 @@ def with_registry(
         raise HatobaError("storage.maintenance.readonly.enabled is set: nothing in the registry may change")
     owner = wiring.metadata_owner(settings)
     if writing:
-        _become(*owner)
-        if os.geteuid() != owner[0]:
-            # Even where it may write: files that it made would stop the server.
-            raise HatobaError(
-                f"{printable(wiring.metadata_path(settings) or '')} cannot be written by uid {os.geteuid()}: "
-                f"it belongs to uid {owner[0]}, run the command as that user"
-            )
+        become(owner, wiring.metadata_path(settings))
     telemetry.configure("warn", "text")  # messages to stderr; unconfigured they would mix with results
     try:
-        return asyncio.run(_worked(settings, work, writing=writing))
+        return asyncio.run(_worked(settings, work, parse(named)[0] if writing else None))
     except (NameUnknown, ManifestUnknown) as error:
         raise HatobaError(f"{printable(named)}: {error.message}") from None
 
 
-async def _worked(settings: Settings, work: Callable[[wiring.Rules], Awaitable[T]], *, writing: bool) -> T:
-    async with wiring.opened(settings, writing=writing) as rules:
+async def _worked(
+    settings: Settings, work: Callable[[wiring.Rules], Awaitable[T]], changing: RepositoryName | None
+) -> T:
+    async with wiring.opened(settings, changing=changing) as rules:
         return await work(rules)
+
+
+def become(owner: tuple[int, int], path: Path | None) -> None:
+    """Go on as the owner (uid, gid) of `path`; raises HatobaError when this process is neither that user nor root."""
+    _become(*owner)
+    if os.geteuid() != owner[0]:
+        # Even where it may write: files that it made would stop the server.
+        raise HatobaError(
+            f"{printable(path or '')} cannot be written by uid {os.geteuid()}: "
+            f"it belongs to uid {owner[0]}, run the command as that user"
+        )
 
 
 def _become(uid: int, gid: int) -> None:

@@ -87,16 +87,20 @@ class Following:
         if lock is None:
             return
         async with lock:
-            row = await self._look()
-            if row is None or self._compared.get(repository) is not lock:
+            if await self._look() is None or self._compared.get(repository) is not lock:
                 return
-            one = Adoption(self._database, self._driver, self._links, _unsaid)
             try:
-                await one.repository(repository, row.seen_at)
-                await one.flush()
+                await self.take_over(repository)
             except _FAILURES as error:  # who asks hears of it where it matters
                 self._log.error("a repository cannot be compared", repository=repository, reason=_words(error))
             self._compared[repository] = None
+
+    async def take_over(self, repository: str) -> None:
+        """Compare a repository now and take over what others changed in it; raises RegistryError, KeyMissing."""
+        row = await tree_rows.find(self._database)
+        one = Adoption(self._database, self._driver, self._links, _unsaid)
+        await one.repository(repository, None if row is None else row.seen_at)
+        await one.flush()
 
     async def settled(self) -> None:
         """Wait for the end of the walk, but not for long: who lists all repositories should see the new ones."""
