@@ -36,7 +36,7 @@ ALSO_WATCHED = {
 }
 # Opening and closing: no request waits then.
 START_AND_END = (
-    ("hatoba/wiring.py", {"prepare", "running"}),
+    ("hatoba/wiring.py", {"prepare", "running", "import_tree"}),
     # A SELECT on the loop is apsw's: nobody watches it.
     ("hatoba/db/sqlite.py", {"__init__", "close", "migrate", "check_schema"}),
     ("hatoba/db/engine.py", {"migrations"}),
@@ -53,7 +53,7 @@ ON_PURPOSE = (
     ({"os.stat"}, "hatoba/blobs/filesystem.py", {"stat"}),
     ({"os.open"}, "hatoba/blobs/filesystem.py", {"open"}),
     (OPEN, "hatoba/operations/mirror.py", {"locked"}),  # an empty file of ours
-    (OPEN, "hatoba/operations/follow.py", {"follow_links"}),  # the same, once a start
+    (OPEN, "hatoba/operations/follow.py", {"_alone"}),  # the same, at a start
     (OPEN, "hatoba/operations/heal.py", {"heal_missing"}),  # the same
     (OPEN | {"os.stat", "io.BufferedReader.read"}, "hatoba/auth/htpasswd.py", {"_refresh"}),  # read when changed
     ({"os.write", "os.pwritev"}, "hatoba/telemetry.py", {"_put"}),  # only where there is room

@@ -62,7 +62,7 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
     multiprocessing.set_start_method("fork", force=True)  # later Pythons prefer others, which cannot inherit
     root = wiring.root_of(settings)
     _raise_descriptor_limit()
-    with _only_server(root):
+    with only_server(root):
         address = _claim(settings.http.socket_path) if settings.http.socket_path else _probe(*settings.http.listen)
         announce()
         asyncio.run(wiring.prepare(settings))
@@ -196,7 +196,7 @@ def _workers(settings: Settings, address: Address) -> Workers:
 
 
 @contextlib.contextmanager
-def _only_server(root: Path | None) -> Iterator[None]:
+def only_server(root: Path | None) -> Iterator[None]:
     """Hold `<root>/hatoba/serve.lock`; raises StartError naming the process that has it."""
     if root is None:
         yield

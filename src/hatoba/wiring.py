@@ -28,14 +28,20 @@ from hatoba.blobs.memory import Memory
 from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
-from hatoba.db.sqlite import DatabaseFailed, Sqlite
+from hatoba.db import tree
+from hatoba.db.engine import now
+from hatoba.db.sqlite import DatabaseFailed, Sqlite, damage
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError, Unavailable
+from hatoba.oci.reference import RepositoryName
 from hatoba.operations import backup_folder
+from hatoba.operations.adoption import Read
 from hatoba.operations.backup import Backup, Destination
-from hatoba.operations.follow import follow_links
+from hatoba.operations.follow import Following, read_tree
 from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
+from hatoba.operations.progress import Show
 from hatoba.operations.purge import purge_uploads
+from hatoba.operations.tree import Report
 from hatoba.operations.verify import Verification
 from hatoba.registry.answers import Answers
 from hatoba.registry.blobs import Blobs
@@ -103,8 +109,13 @@ async def prepare(settings: Settings) -> None:
         ):
             await database.migrate()
             await sessions.migrate()
+            await database.write(tree.doubt)
     except Unavailable as error:
-        raise StartError(f"the databases in {_own(root)} cannot be used: {error.__cause__ or error}") from error
+        words = f"the databases in {_own(root)} cannot be used: {error.__cause__ or error}"
+        with contextlib.suppress(DatabaseFailed):
+            if damage(metadata_path(settings) or root) is not None:
+                words += "; `hatoba import` sets the broken one aside and builds it anew from the folder"
+        raise StartError(words) from error
     if settings.auth.htpasswd is not None:
         with contextlib.closing(Htpasswd(settings.auth.htpasswd.path)) as htpasswd:
             htpasswd.load()
@@ -126,6 +137,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         await database.migrate()
         await sessions.migrate()
         mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
+        following = Following(database, driver, mirror, _own(root) / "locks")
+        await following.open()
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)
         uploads = Uploads(sessions, database, driver, mirror, blobs, settings.hatoba.limits.uploads)
@@ -145,7 +158,8 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         access_log = _access_log(settings, stack)
         app = App(
             registry,
-            lambda: _problems(mirror),
+            following,
+            lambda: _problems(mirror, following),
             access_log,
             settings.http.headers,
             settings.hatoba.limits.stalltimeout.total_seconds(),
@@ -153,7 +167,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         purging = settings.storage.maintenance.uploadpurging
         stack.push_async_callback(_last_settle, mirror)
         await stack.enter_async_context(_background(mirror.run()))
-        await stack.enter_async_context(_background(follow_links(database, driver, mirror, _own(root) / "locks")))
+        await stack.enter_async_context(_background(following.run()))
         await stack.enter_async_context(_background(heal_missing(database, driver, _own(root) / "locks")))
         if purging.enabled:
             await stack.enter_async_context(
@@ -189,12 +203,17 @@ def metadata_owner(settings: Settings) -> tuple[int, int]:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
-    """A command's whole life, beside a server or without one; at the end of `writing` links are durable.
+async def opened(settings: Settings, *, changing: RepositoryName | None) -> AsyncIterator[Rules]:
+    """A command's whole life, beside a server or without one; what it changes is in the repository `changing`.
 
+    That one is compared with Docker's tree first: no change of another registry is undone that hatoba has not seen yet.
+    At the end its links are durable.
     Makes nothing and migrates nothing; `metadata_owner` was asked first. Raises HatobaError naming what is in the way.
     """
-    async with _stored(settings, writing=writing) as (database, driver, mirror):
+    root, _ = _places(settings)
+    async with _stored(settings, writing=changing is not None) as (database, driver, mirror):
+        if changing is not None:
+            await Following(database, driver, mirror, _own(root) / "locks").take_over(changing)
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)
         yield Rules(
@@ -271,6 +290,54 @@ async def _stored(settings: Settings, *, writing: bool) -> AsyncIterator[tuple[S
             await _last_settle(mirror)
 
 
+def folder_owner(settings: Settings) -> tuple[int, int]:
+    """The uid and gid that own what hatoba has in the data folder, or the folder, where it has nothing yet.
+
+    Raises ConfigError when there is no folder, HatobaError when there are no repositories in it.
+    """
+    root, path = _places(settings)
+    if not (root / layout.REPOSITORIES).is_dir():
+        raise HatobaError(f"nothing to import: there is no {printable(root / layout.REPOSITORIES)}")
+    found = next(each for each in (path, _own(root), root) if each.exists()).stat()
+    return found.st_uid, found.st_gid
+
+
+def set_aside(settings: Settings) -> Path | None:
+    """Give a metadata database that is broken another name, beside the old one, which is returned.
+
+    Raises HatobaError when it cannot be looked at. Nobody else may have it open.
+    """
+    _, path = _places(settings)
+    with _explained(path):
+        reason = damage(path)
+    if reason is None:
+        return None
+    structlog.stdlib.get_logger("hatoba").warning("the database is broken", path=str(path), reason=reason)
+    aside = path.with_name(f"{path.name}.broken-{now():%Y%m%dT%H%M%SZ}")
+    for suffix in ("-wal", "-shm", ""):  # together, so that programs that repair find what belongs together
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+async def import_tree(settings: Settings, report: Report, show: Show) -> Read:
+    """Read the data folder into the metadata database, which is made if it is not there. Nobody else may serve it.
+
+    Raises HatobaError naming what is in the way.
+    """
+    root, path = _places(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_explained(path))
+        driver = stack.enter_context(contextlib.closing(_writable(root, path)))
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root)))
+        await database.migrate()
+        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
+        await mirror.catch_up()
+        read = await read_tree(database, driver, mirror, report, show, patient=False)
+        await _last_settle(mirror)
+        return read
+
+
 def _places(settings: Settings) -> tuple[Path, Path]:
     """The data folder and the metadata database; raises ConfigError when they go with the process."""
     root, path = root_of(settings), metadata_path(settings)
@@ -326,13 +393,14 @@ async def _last_settle(mirror: Mirror) -> None:
         await mirror.settle()
 
 
-async def _problems(mirror: Mirror) -> list[str]:
+async def _problems(mirror: Mirror, following: Following) -> list[str]:
     """Why the registry is not ready; nothing that a probe by strangers should not read."""
     try:
+        found = await following.problems()
         overdue = await mirror.pending(_OVERDUE)
     except RegistryError:
         return ["the database does not answer"]
-    return [f"{overdue} link files cannot be written"] if overdue else []
+    return [*found, f"{overdue} link files cannot be written"] if overdue else found
 
 
 def _own(root: Path) -> Path:

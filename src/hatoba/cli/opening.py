@@ -63,13 +63,15 @@ def with_registry(
         wiring.metadata_owner(settings)
     telemetry.configure("warn", "text")  # messages to stderr; unconfigured they would mix with results
     try:
-        return asyncio.run(_worked(settings, work, writing=writing))
+        return asyncio.run(_worked(settings, work, parse(named)[0] if writing else None))
     except (NameUnknown, ManifestUnknown) as error:
         raise HatobaError(f"{printable(named)}: {error.message}") from None
 
 
-async def _worked(settings: Settings, work: Callable[[wiring.Rules], Awaitable[T]], *, writing: bool) -> T:
-    async with wiring.opened(settings, writing=writing) as rules:
+async def _worked(
+    settings: Settings, work: Callable[[wiring.Rules], Awaitable[T]], changing: RepositoryName | None
+) -> T:
+    async with wiring.opened(settings, changing=changing) as rules:
         return await work(rules)
 
 

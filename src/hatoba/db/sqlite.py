@@ -357,6 +357,29 @@ def check_library() -> None:
         )
 
 
+def damage(path: Path) -> str | None:
+    """What is wrong with the database in the file; None when it is whole, empty or not there. Looks at every page.
+
+    Raises DatabaseFailed when that cannot be found out.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return None
+    with _translated():
+        connection = None
+        try:
+            connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+            connection.set_busy_timeout(_BUSY_MILLISECONDS)
+            found = str(connection.pragma("quick_check"))
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            return str(error)
+        finally:
+            if connection is not None:
+                connection.close()
+    return None if found == "ok" else found.partition("\n")[0]
+
+
 def check_filesystem(path: Path, mounts: str = "/proc/self/mountinfo") -> None:
     """Refuse a WAL on file systems that several machines share: their locks and shared memory do not hold."""
     where = path.absolute().resolve()

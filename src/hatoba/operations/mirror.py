@@ -23,7 +23,7 @@ import structlog
 from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver, KeyMissing
 from hatoba.cancellation import outlast
-from hatoba.db import blobs, manifests, mirror, tags
+from hatoba.db import blobs, manifests, mirror, tags, tree
 from hatoba.db.engine import Database, Transaction, now
 from hatoba.db.mirror import MirrorRow
 from hatoba.errors import RegistryError
@@ -119,6 +119,7 @@ class Mirror:
             async def end(transaction: Transaction) -> None:
                 for row in batch:
                     await mirror.settle(transaction, row)
+                await tree.see(transaction, now())
 
             await self._database.write(end)
         except BaseException:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -33,7 +33,7 @@ from hatoba.registry.validation import Validation
 
 # Larger manifests are parsed in a thread, one at a time: they become many times their size in memory.
 _PARSE_INLINE_BYTES = 64 * 1024
-_CONFIG_BYTES = 1024 * 1024
+CONFIG_BYTES = 1024 * 1024  # larger configs are not read
 _TRIES = 3
 _MANY_REFERENCES = 500  # images have up to 127 layers
 
@@ -235,31 +235,16 @@ class Manifests:
 
     async def _row(self, push: Push, parsed: ParsedManifest, digest: Digest) -> ManifestRow:
         image = await self._read_config(push.repository, parsed)
-        return ManifestRow(
-            digest=str(digest),
-            media_type=parsed.media_type,
-            artifact_type=parsed.artifact_type,
-            size=len(push.body),
-            total_bytes=parsed.total_bytes,
-            config_digest=str(parsed.config.digest) if parsed.config else None,
-            subject=str(parsed.subject.digest) if parsed.subject else None,
-            annotations=parsed.annotations_json if parsed.subject else None,
-            os=image.os,
-            architecture=image.architecture,
-            image_created_at=image.created,
-            pushed_at=now(),
-            pushed_by=push.actor,
-        )
+        return replace(describe(digest, len(push.body), parsed, image), pushed_at=now(), pushed_by=push.actor)
 
     async def _read_config(self, repository: RepositoryName, parsed: ParsedManifest) -> config.ImageConfig:
         """What the image's config says of itself; nothing for artifacts, strange or missing configs."""
-        if parsed.config is None or parsed.config.media_type not in config.IMAGE_CONFIG_TYPES:
-            return config.NOTHING
-        row = await blobs.find_linked(self._database, repository, parsed.config.digest)
-        if row is None or row.size > _CONFIG_BYTES:
+        digest = image_config(parsed)
+        row = None if digest is None else await blobs.find_linked(self._database, repository, digest)
+        if row is None or row.size > CONFIG_BYTES:
             return config.NOTHING
         try:
-            return config.parse(await self._driver.read(row.key, _CONFIG_BYTES))
+            return config.parse(await self._driver.read(row.key, CONFIG_BYTES))
         except KeyMissing:
             return config.NOTHING  # the transaction will say so
 
@@ -324,10 +309,7 @@ class Manifests:
         await self._check_references(transaction, push.repository, parsed, row)
         await self._keep_file(transaction, digest, row, staged)
         repository_id, _ = await repositories.ensure(transaction, push.repository, row.pushed_at)
-        await manifests.keep_body(transaction, digest, push.body)
-        await manifests.upsert(transaction, repository_id, row)
-        for referenced, kind in dict.fromkeys((r.descriptor.digest, r.kind) for r in parsed.references):
-            await manifests.add_reference(transaction, repository_id, digest, referenced, kind)
+        await keep(transaction, repository_id, row, parsed, push.body)
         marks = [await mirror.mark(transaction, push.repository, "revision", row.digest, row.pushed_at)]
         for tag in names:
             move = tags.Move(push.repository, tag, row.pushed_at, push.actor)
@@ -365,6 +347,43 @@ class Manifests:
         except KeyMissing:  # a clock that was set forward makes a staged file look like one that a crash left
             raise _NotStagedError from None
         await blobs.make_ready(transaction, digest, key, row.size, row.pushed_at)
+
+
+def image_config(parsed: ParsedManifest) -> Digest | None:
+    """The config that says what kind of image the manifest is; None for artifacts and indexes."""
+    if parsed.config is None or parsed.config.media_type not in config.IMAGE_CONFIG_TYPES:
+        return None
+    return parsed.config.digest
+
+
+def describe(digest: Digest, size: int, parsed: ParsedManifest, image: config.ImageConfig) -> ManifestRow:
+    """The row of a manifest of `size` bytes; when and by whom it was pushed is for the caller to say."""
+    return ManifestRow(
+        digest=str(digest),
+        media_type=parsed.media_type,
+        artifact_type=parsed.artifact_type,
+        size=size,
+        total_bytes=parsed.total_bytes,
+        config_digest=str(parsed.config.digest) if parsed.config else None,
+        subject=str(parsed.subject.digest) if parsed.subject else None,
+        annotations=parsed.annotations_json if parsed.subject else None,
+        os=image.os,
+        architecture=image.architecture,
+        image_created_at=image.created,
+        pushed_at=now(),
+        pushed_by=None,
+    )
+
+
+async def keep(
+    transaction: Transaction, repository_id: int, row: ManifestRow, parsed: ParsedManifest, body: bytes
+) -> None:
+    """Let the repository hold the manifest, with what it references; its file's row is there already."""
+    digest = Digest.parse(row.digest)
+    await manifests.keep_body(transaction, digest, body)
+    await manifests.upsert(transaction, repository_id, row)
+    for referenced, kind in dict.fromkeys((r.descriptor.digest, r.kind) for r in parsed.references):
+        await manifests.add_reference(transaction, repository_id, digest, referenced, kind)
 
 
 async def _find(reader: Reader, repository: RepositoryName, digest: Digest, kind: str) -> BlobRow | None:

@@ -11,6 +11,7 @@ import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -32,18 +33,35 @@ _VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 Ready = Callable[[], Awaitable[list[str]]]
 
 
+class Tree(Protocol):
+    """Docker's tree, as `operations.follow` reads it. Once `known`, nobody need ask."""
+
+    known: bool
+
+    async def admit(self) -> None:
+        """Raise Unavailable while a new folder is being read."""
+
+    async def compare(self, repository: str) -> None:
+        """Before a repository is asked for: take over what others changed in it."""
+
+    async def settled(self) -> None:
+        """Wait until all repositories were compared, but not for long."""
+
+
 class App:
     """hatoba as an ASGI application. `ready` gives the reasons why it is not, none when it is."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  what answers depend on
         self,
         registry: Registry,
+        tree: Tree,
         ready: Ready,
         access_log: AccessLog | None,
         headers: Mapping[str, Sequence[str]],
         stall_seconds: float,
     ) -> None:
         self._registry = registry
+        self._tree = tree
         self._ready = ready
         self._access_log = access_log
         self._stall_seconds = stall_seconds
@@ -114,17 +132,8 @@ class App:
         if prefix and request.path.startswith(f"{prefix}/"):
             request.path, request.prefixed = request.path.removeprefix(prefix), True
         path = request.path
-        if request.method == "OPTIONS" and (path == "/v2" or path.startswith("/v2/")):
-            return routes.preflight(path)
-        if path.startswith("/v2/"):
-            route, target = routes.find(request)
-            request.action = route.action
-            name = parse_name(target.name) if target.name else None
-            request.repository = name or ""
-            await self._authorize(request, route.action, name)
-            return await routes.dispatch(self._registry, request, route, target)
-        if path == "/v2":
-            return Response(301, [("location", self._registry.address(request, "/v2/"))])
+        if path == "/v2" or path.startswith("/v2/"):
+            return await self._protocol(request)
         if path == "/healthz/live":
             return _text(200, "ok")
         if path in {"/healthz", "/healthz/ready"}:
@@ -135,6 +144,28 @@ class App:
                 raise Unsupported
             return _text(200, "hatoba")
         raise NotFound(detail={"path": path[:255]})
+
+    async def _protocol(self, request: Request) -> Answer:
+        if request.method == "OPTIONS":
+            return routes.preflight(request.path)
+        if request.path == "/v2":
+            return Response(301, [("location", self._registry.address(request, "/v2/"))])
+        if not self._tree.known:
+            await self._tree.admit()
+        route, target = routes.find(request)
+        request.action = route.action
+        name = parse_name(target.name) if target.name else None
+        request.repository = name or ""
+        await self._authorize(request, route.action, name)
+        if not self._tree.known:
+            await self._follow(name, route.pattern)
+        return await routes.dispatch(self._registry, request, route, target)
+
+    async def _follow(self, name: str | None, pattern: str) -> None:
+        if name is not None:
+            await self._tree.compare(name)
+        elif pattern == routes.CATALOG:
+            await self._tree.settled()
 
     async def _authorize(self, request: Request, action: str, repository: str | None) -> None:
         sent = request.header("authorization")
