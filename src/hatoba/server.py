@@ -28,11 +28,14 @@ from granian.log import LogLevels
 
 from hatoba import certificates, health, telemetry, wiring
 from hatoba.config.settings import Settings
+from hatoba.config.values import parse_address
 from hatoba.connections import QuietConnections, prepare_port
 from hatoba.errors import ConfigError, HatobaError, StartError
 from hatoba.folders import make_durably
+from hatoba.metrics.cells import Board
 from hatoba.web.app import App
 from hatoba.web.messages import Receive, Scope, Send
+from hatoba.wiring import DebugPort
 from hatoba.workers import RETIRE, Workers
 
 _BACKPRESSURE = 16_384
@@ -42,6 +45,8 @@ _STREAMS = 128
 _HEADER_BYTES = 64 * 1024
 _READY_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
+_DEBUG_BACKLOG = 16
+_SPARE_SLOTS = 2
 
 Address = tuple[str, int] | Path  # host and port, or a socket's path
 
@@ -64,6 +69,7 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
     _raise_descriptor_limit()
     with only_server(root):
         address = _claim(settings.http.socket_path) if settings.http.socket_path else _probe(*settings.http.listen)
+        debug = _open_debug_port(settings)
         announce()
         asyncio.run(wiring.prepare(settings))
         reading, writing = os.pipe()
@@ -74,7 +80,7 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
         def load(_target: str) -> _Worker:
             os.close(writing)
             _end_with_parent(reading)
-            return _Worker(settings, address, first, workers.say_ready)
+            return _Worker(settings, address, first, workers.say_ready, debug)
 
         with _told(settings, address):
             workers.serve(target_loader=load)
@@ -83,11 +89,14 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
 class _Worker:
     """The ASGI application of one worker: opens hatoba's parts at lifespan startup, closes them at shutdown."""
 
-    def __init__(self, settings: Settings, address: Address, first: Any, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, address: Address, first: Any, ready: Callable[[], None], debug: DebugPort | None
+    ) -> None:
         self._settings = settings
         self._address = address
         self._first = first
         self._ready = ready
+        self._debug = debug
         self._app: App | None = None
         self._quiet = QuietConnections(_stall_seconds(settings)) if _speaks_http2(settings, address) else None
 
@@ -106,7 +115,7 @@ class _Worker:
         log = self._settings.log
         telemetry.configure(log.level, log.formatter, log.fields)
         try:
-            async with wiring.running(self._settings) as self._app:
+            async with wiring.running(self._settings, self._debug) as self._app:
                 loop = asyncio.get_running_loop()
                 loop.add_signal_handler(RETIRE, self._app.retire)
                 await send({"type": "lifespan.startup.complete"})
@@ -262,24 +271,43 @@ def _claim(path: Path) -> Path:
 
 def _probe(host: str, port: int) -> tuple[str, int]:
     """Look whether the port is free: SO_REUSEPORT would let two servers share it silently. Raises StartError."""
+    with _bind(host, port, "choose another with --addr") as probe:
+        address = probe.getsockname()
+        return str(address[0]), address[1]
+
+
+def _open_debug_port(settings: Settings) -> DebugPort | None:
+    """The debug port, listening before any worker is there; None if there shall be none. Raises StartError."""
+    debug = settings.http.debug
+    if not debug.addr:
+        return None
+    listener = _bind(*parse_address(debug.addr), "http.debug.addr")
+    board = Board(2 * settings.hatoba.workers + _SPARE_SLOTS) if debug.prometheus.enabled else None
+    return DebugPort(listener, board)
+
+
+def _bind(host: str, port: int, advice: str) -> socket.socket:
+    """A socket that listens there alone; raises StartError, which ends with `advice`."""
     wanted = host or "::"
     try:
         found = socket.getaddrinfo(wanted, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # Of a name with both the IPv4 address, as Docker's registry does: Docker's clients try 127.0.0.1 for localhost.
         family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            probe.bind(address)
-            probe.listen(1)
-            return str(address[0]), probe.getsockname()[1]
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            bound.bind(address)
+            bound.listen(_DEBUG_BACKLOG)
+        except BaseException:
+            bound.close()
+            raise
     except OSError as error:
         if not host and error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
-            return _probe("0.0.0.0", port)  # noqa: S104  what `:5000` means on a host without IPv6
-        raise StartError(
-            f"cannot listen on {_shown((wanted, port))}: {error.strerror or error}; choose another with --addr"
-        ) from None
+            return _bind("0.0.0.0", port, advice)  # noqa: S104  what `:5000` means on a host without IPv6
+        raise StartError(f"cannot listen on {_shown((wanted, port))}: {error.strerror or error}; {advice}") from None
+    return bound
 
 
 def _end_with_parent(reading: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -24,6 +25,7 @@ from hatoba.auth.htpasswd import Htpasswd
 from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver
 from hatoba.blobs.filesystem import Filesystem
+from hatoba.blobs.measured import Measured
 from hatoba.blobs.memory import Memory
 from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
@@ -32,6 +34,8 @@ from hatoba.db import tree
 from hatoba.db.engine import now
 from hatoba.db.sqlite import DatabaseFailed, Sqlite, damage
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError, Unavailable
+from hatoba.metrics.catalogue import CPU, LOOP_DELAY
+from hatoba.metrics.cells import Board, Recorder
 from hatoba.oci.reference import RepositoryName
 from hatoba.operations import backup_folder
 from hatoba.operations.adoption import Read
@@ -41,6 +45,8 @@ from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.progress import Show
 from hatoba.operations.purge import purge_uploads
+from hatoba.operations.storage_watch import StorageWatch
+from hatoba.operations.survey import Survey, watch_process
 from hatoba.operations.tree import Report
 from hatoba.operations.verify import Verification
 from hatoba.registry.answers import Answers
@@ -54,6 +60,7 @@ from hatoba.registry.validation import Validation
 from hatoba.telemetry import AccessLog
 from hatoba.web.app import App
 from hatoba.web.budget import Budget
+from hatoba.web.measuring import Measuring
 from hatoba.web.proxies import Proxies
 from hatoba.web.v2.base import Options, Registry
 
@@ -121,19 +128,30 @@ async def prepare(settings: Settings) -> None:
             htpasswd.load()
 
 
+@dataclass(frozen=True, slots=True)
+class DebugPort:
+    """The debug port that the parent opened: a socket that listens, and where workers count if anybody asks."""
+
+    listener: socket.socket
+    board: Board | None
+
+
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[App]:
+async def running(settings: Settings, debug: DebugPort | None = None) -> AsyncIterator[App]:
     """A worker's whole life: opens everything, gives the application, closes in the opposite order."""
     async with contextlib.AsyncExitStack() as stack:
         root = root_of(settings)
+        recorder = None if debug is None or debug.board is None else debug.board.claim()
         driver: BlobDriver
         if root is None:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hatoba-")))
             driver = stack.enter_context(contextlib.closing(Memory()))
         else:
             driver = stack.enter_context(contextlib.closing(Filesystem(root)))
-        database = stack.enter_context(contextlib.closing(_metadata(settings, root)))
-        sessions = stack.enter_context(contextlib.closing(_sessions(settings, root)))
+        if recorder is not None:
+            driver = Measured(driver, settings.storage.driver, recorder)
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root, recorder=recorder)))
+        sessions = stack.enter_context(contextlib.closing(_sessions(settings, root, recorder=recorder)))
         await database.migrate()
         await sessions.migrate()
         mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
@@ -144,7 +162,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         uploads = Uploads(sessions, database, driver, mirror, blobs, settings.hatoba.limits.uploads)
         stack.enter_context(contextlib.closing(uploads))
         registry = Registry(
-            access=_access(settings, stack),
+            access=_access(settings, stack, recorder),
             manifests=Manifests(database, driver, mirror, answers, blobs, _validation(settings)),
             blobs=blobs,
             uploads=uploads,
@@ -155,15 +173,21 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             proxies=Proxies(settings.hatoba.trustedproxies),
             budget=Budget(settings.hatoba.limits.manifest),
         )
+        problems = Problems(mirror, following, await _watched(settings, stack))
         access_log = _access_log(settings, stack)
         app = App(
             registry,
             following,
-            lambda: _problems(mirror, following),
+            problems.sentences,
             access_log,
             settings.http.headers,
             settings.hatoba.limits.stalltimeout.total_seconds(),
+            None if recorder is None else Measuring(recorder),
         )
+        if recorder is not None:
+            await stack.enter_async_context(
+                _background(watch_process(recorder.histogram(LOOP_DELAY), recorder.counter(CPU)))
+            )
         purging = settings.storage.maintenance.uploadpurging
         stack.push_async_callback(_last_settle, mirror)
         await stack.enter_async_context(_background(mirror.run()))
@@ -173,6 +197,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             await stack.enter_async_context(
                 _background(purge_uploads(uploads, driver, purging.age, purging.interval, dry_run=purging.dryrun))
             )
+        if debug is not None:
+            survey = Survey(database, sessions, root_of(settings), debug.board.workers if debug.board else list)
+            await _open_debug_port(debug, settings, stack, problems, survey)
         yield app
 
 
@@ -393,27 +420,70 @@ async def _last_settle(mirror: Mirror) -> None:
         await mirror.settle()
 
 
-async def _problems(mirror: Mirror, following: Following) -> list[str]:
+class Problems:
     """Why the registry is not ready; nothing that a probe by strangers should not read."""
-    try:
-        found = await following.problems()
-        overdue = await mirror.pending(_OVERDUE)
-    except RegistryError:
-        return ["the database does not answer"]
-    return [*found, f"{overdue} link files cannot be written"] if overdue else found
+
+    def __init__(self, mirror: Mirror, following: Following, storage: StorageWatch | None) -> None:
+        self._mirror = mirror
+        self._following = following
+        self._storage = storage
+
+    async def find(self) -> dict[str, str]:
+        """The check that fails -> what is wrong, in the names of Docker's registry where it has one."""
+        found = {}
+        if self._storage is not None and self._storage.problem is not None:
+            found["storagedriver_filesystem"] = self._storage.problem
+        try:
+            if reading := await self._following.problems():
+                found["tree"] = "; ".join(reading)
+            if overdue := await self._mirror.pending(_OVERDUE):
+                found["links"] = f"{overdue} link files cannot be written"
+        except RegistryError:
+            found["database"] = "the database does not answer"
+        return found
+
+    async def sentences(self) -> list[str]:
+        """What is wrong alone."""
+        return list((await self.find()).values())
+
+
+async def _watched(settings: Settings, stack: contextlib.AsyncExitStack) -> StorageWatch | None:
+    root, wanted = root_of(settings), settings.health.storagedriver
+    if root is None or not wanted.enabled:
+        return None
+    watch = StorageWatch(root, wanted.interval.total_seconds(), wanted.threshold)
+    stack.callback(watch.close)
+    await stack.enter_async_context(_background(watch.run()))
+    return watch
+
+
+async def _open_debug_port(
+    debug: DebugPort,
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+    problems: Problems,
+    survey: Survey,
+) -> None:
+    # Here, not above: prometheus-client takes as long to import as all of the registry's rules, and few want it.
+    from hatoba.web.debug import DebugServer, Metrics  # noqa: PLC0415
+
+    metrics = None if debug.board is None else Metrics(debug.board.totals, survey.take, problems.find)
+    server = DebugServer(debug.listener, problems.find, metrics, settings.http.debug.prometheus.path)
+    await stack.enter_async_context(server.running())
 
 
 def _own(root: Path) -> Path:
     return root / "hatoba"
 
 
-def _metadata(settings: Settings, root: Path, *, existing: bool = False) -> Sqlite:
+def _metadata(settings: Settings, root: Path, *, existing: bool = False, recorder: Recorder | None = None) -> Sqlite:
     path = settings.hatoba.database.path or _own(root) / "metadata.db"
-    return Sqlite(path, _own(root) / "locks", "metadata", "FULL", existing=existing)
+    return Sqlite(path, _own(root) / "locks", "metadata", "FULL", existing=existing, recorder=recorder)
 
 
-def _sessions(settings: Settings, root: Path, *, existing: bool = False) -> Sqlite:
-    return Sqlite(_sessions_path(settings, root), _own(root) / "locks", "uploads", "NORMAL", existing=existing)
+def _sessions(settings: Settings, root: Path, *, existing: bool = False, recorder: Recorder | None = None) -> Sqlite:
+    path = _sessions_path(settings, root)
+    return Sqlite(path, _own(root) / "locks", "uploads", "NORMAL", existing=existing, recorder=recorder)
 
 
 def _sessions_path(settings: Settings, root: Path) -> Path:
@@ -422,11 +492,11 @@ def _sessions_path(settings: Settings, root: Path) -> Path:
     return told.with_name(f"{told.stem}-uploads.db") if told else _own(root) / "uploads.db"
 
 
-def _access(settings: Settings, stack: contextlib.AsyncExitStack) -> Access:
+def _access(settings: Settings, stack: contextlib.AsyncExitStack, recorder: Recorder | None) -> Access:
     if settings.auth.htpasswd is None:
         return Anonymous()
     htpasswd = stack.enter_context(contextlib.closing(Htpasswd(settings.auth.htpasswd.path)))
-    return BasicAccess(htpasswd, settings.auth.htpasswd.realm, Guesses())
+    return BasicAccess(htpasswd, settings.auth.htpasswd.realm, Guesses(), recorder=recorder)
 
 
 def _validation(settings: Settings) -> Validation:
