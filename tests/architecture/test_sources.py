@@ -22,7 +22,7 @@ PLACES = {
     "apsw": ("db/sqlite.py",),
     "psycopg": ("db/postgres.py",),
     "obstore": ("blobs/object_store.py",),
-    "granian": ("server.py",),
+    "granian": ("server.py", "workers.py"),
     "prometheus_client": ("web/exposition.py",),
     "sqlite3": (),
     "typer": ("cli/",),

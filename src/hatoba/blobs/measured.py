@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 
-from hatoba.blobs.driver import BlobDriver, BlobReader, BlobWriter
+from hatoba.blobs.driver import BlobDriver, BlobReader, BlobWriter, Child, Entry, Listed
 from hatoba.metrics.catalogue import ACTIONS, STORAGE_ACTION
 from hatoba.metrics.cells import Histogram, Recorder
 
@@ -22,6 +23,11 @@ class Measured:
         """See `BlobDriver.stat`."""
         with self._timed("Stat"):
             return await self._driver.stat(key)
+
+    async def inspect(self, key: str) -> Entry | None:
+        """See `BlobDriver.inspect`."""
+        with self._timed("Stat"):
+            return await self._driver.inspect(key)
 
     async def open(self, key: str) -> BlobReader:
         """See `BlobDriver.open`."""
@@ -61,6 +67,11 @@ class Measured:
         with self._timed("Move"):
             await self._driver.publish(source, key)
 
+    async def set_aside(self, key: str, name: str) -> str:
+        """See `BlobDriver.set_aside`."""
+        with self._timed("Move"):
+            return await self._driver.set_aside(key, name)
+
     async def remove(self, key: str) -> None:
         """See `BlobDriver.remove`."""
         with self._timed("Delete"):
@@ -88,6 +99,25 @@ class Measured:
     def walk(self, prefix: str) -> AsyncIterator[str]:
         """See `BlobDriver.walk`."""
         return self._driver.walk(prefix)
+
+    async def children(self, folder: str) -> list[Child]:
+        """See `BlobDriver.children`."""
+        with self._timed("List"):
+            return await self._driver.children(folder)
+
+    async def listing(self, prefix: str) -> list[Listed]:
+        """See `BlobDriver.listing`."""
+        with self._timed("List"):
+            return await self._driver.listing(prefix)
+
+    async def read_each(self, keys: Sequence[str], limit: int) -> list[bytes | None]:
+        """See `BlobDriver.read_each`."""
+        return await self._driver.read_each(keys, limit)
+
+    async def changed_at(self, key: str) -> datetime | None:
+        """See `BlobDriver.changed_at`."""
+        with self._timed("Stat"):
+            return await self._driver.changed_at(key)
 
     async def stale(self, seconds: float) -> int:
         """See `BlobDriver.stale`."""

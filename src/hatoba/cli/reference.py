@@ -153,7 +153,8 @@ Made by `make reference` from the routes themselves. *Action* is what a user mus
 file every user may do everything. `{name}` may hold slashes.
 
 Besides: `GET /healthz/live` and `GET /healthz/ready` (`/healthz` is the same), for probes, without sign-in: 200, or 503
-with the reasons. `GET /` answers 200.
+with the reasons. `GET /` answers 200. `OPTIONS` is answered 204 without sign-in on every path of `/v2/`, with the
+configured `http.headers` as every answer: browsers ask so before they send a request from a page of another origin.
 
 | method | path | action | |
 |---|---|---|---|

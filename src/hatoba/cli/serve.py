@@ -14,6 +14,7 @@ import structlog
 from hatoba import server, telemetry
 from hatoba.auth import htpasswd
 from hatoba.cli.configured import Addr, Config, File, Root, Workers, configuration_file, configure, reported
+from hatoba.cli.identity import serve_as_owner
 from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
 from hatoba.errors import ConfigError
@@ -45,6 +46,7 @@ def _run(path: Path | None, root: Path | None, options: Mapping[str, object]) ->
     telemetry.configure(settings.log.level, settings.log.formatter, settings.log.fields)
     for warning in configured.loaded.warnings:
         structlog.stdlib.get_logger("hatoba").warning(warning)
+    serve_as_owner(settings)
     # The file is made once nothing stands in the way of showing its password, which is shown only then.
     server.serve(settings, lambda: _announce(settings, _make_passwords(settings), first_run=configured.first_run))
 

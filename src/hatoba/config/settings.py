@@ -267,10 +267,13 @@ class HatobaSettings(Section):
     workers: int = Field(default=1, ge=1, description="The number of processes that serve.")
     database: DatabaseSettings = Field(default_factory=DatabaseSettings, description="Where metadata lives.")
     limits: LimitSettings = Field(default_factory=LimitSettings, description="What a client may use up.")
+    addressfile: FilePath | None = Field(
+        default=None, description="While it serves, a file tells where it listens, for `python -m hatoba.health`."
+    )
     trustedproxies: list[AddressRange] = Field(
         default_factory=private_networks,
-        description="Addresses and ranges whose X-Forwarded-* and X-Request-Id headers count; unset: loopback and "
-        "private ranges.",
+        description="Addresses and ranges whose Forwarded, X-Forwarded-* and X-Request-Id headers count; unset: "
+        "loopback and private ranges.",
     )
 
 

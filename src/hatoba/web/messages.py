@@ -47,7 +47,8 @@ class Response:
 class Request:
     """One request. `user` is None for anonymous; `address` is the client's, whatever proxies stand between.
 
-    `pattern`, `action` and `repository` are set by the router, for the log and for metrics.
+    `pattern`, `action` and `repository` are set by the router, for the log and for metrics. `prefixed`: the path began
+    with `http.prefix`, which `path` is without.
 
     `cut_short`: the answer goes out before the body was read. `received_bytes` of the body have been read and
     `sent_bytes` of the answer's have gone out.
@@ -63,6 +64,7 @@ class Request:
         self.pattern = ""
         self.action = ""
         self.repository = ""
+        self.prefixed = False
         self.body_read = False
         self.cut_short = False
         self.stalled = False

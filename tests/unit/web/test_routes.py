@@ -214,12 +214,26 @@ def test_each_handler_takes_what_it_is_given(route):
 def test_another_method_is_405_naming_those_there_are(pattern):
     path = pattern.format(name="a", reference="latest", digest=DIGEST, id="4711")
     there = {route.method for route in ROUTES if route.pattern == pattern}
-    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "B" * 500} - there:
+    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "B" * 500} - there:
         with pytest.raises(Unsupported) as raised:
             route_of(request(method, path))
         assert raised.value.status == 405
-        assert set(dict(raised.value.headers)["Allow"].split(", ")) == there
+        assert set(dict(raised.value.headers)["Allow"].split(", ")) == there | {"OPTIONS"}
         assert len(raised.value.message) < 100
+
+
+@pytest.mark.parametrize("pattern", list(dict.fromkeys(route.pattern for route in ROUTES)))
+def test_options_names_the_methods_there_are(pattern):
+    path = pattern.format(name="a", reference="latest", digest=DIGEST, id="4711")
+    answer = routes.preflight(path)
+    assert (answer.status, answer.body) == (204, b"")
+    allowed = dict(answer.headers)["allow"].split(", ")
+    assert set(allowed) == {route.method for route in ROUTES if route.pattern == pattern} | {"OPTIONS"}
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/a", "/v2//", "/v2/a/unknown/b", "/v2/UPPER/tags", "/v2/" + "x" * 5000])
+def test_options_of_what_is_no_endpoint(path):
+    assert routes.preflight(path) == routes.Response(204)
 
 
 class WritableRegistry:
