@@ -103,7 +103,6 @@ def configuration(text):
 
 def settings_of(document):
     """What hatoba reads in it, without a warning."""
-    document.get("http", {}).pop("tls", None)  # its files are not here
     loaded = load(None, {}, base=document)
     assert loaded.warnings == ()
     return loaded.settings

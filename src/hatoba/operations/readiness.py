@@ -27,7 +27,7 @@ class Readiness:
             found["storagedriver_filesystem"] = self._storage.problem
         try:
             if reading := await self._following.problems():
-                found["folder"] = "; ".join(reading)
+                found["tree"] = "; ".join(reading)
             if overdue := await self._mirror.pending(_OVERDUE):
                 found["links"] = f"{overdue} link files cannot be written"
         except RegistryError:
