@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from pathlib import Path
 
@@ -207,6 +208,13 @@ def test_everything_leads_to_the_server(made):
         wanted = monitor["spec"]["selector"]["matchLabels"].items()
         (service,) = [one for one in services.values() if wanted <= one["metadata"]["labels"].items()]
         assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+
+
+def test_versions_agree(kustomized):
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["appVersion"] == project
+    (container,) = server(kustomized)["template"]["spec"]["containers"]
+    assert container["image"].endswith(f":{project}")
 
 
 def test_a_pod_of_a_test_is_none_of_the_server(template):
