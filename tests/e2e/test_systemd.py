@@ -139,7 +139,7 @@ def caged(start, tmp_path, e2e):
     calls.write_text("\n".join(sorted(system_calls())))
     script = (
         'mount --bind / / && mount -o remount,ro,bind / && mount --bind "$1" "$1" && mount -o remount,rw,bind "$1" '
-        "&& mount -t tmpfs tmpfs /dev/shm && shift "
+        "&& mount -t tmpfs tmpfs /dev/shm && mount -t proc -o subset=pid,hidepid=invisible proc /proc && shift "
         '&& exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"'
     )
 

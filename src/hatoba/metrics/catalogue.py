@@ -34,17 +34,13 @@ OUTCOMES = ("right", "wrong", "refused", "busy")
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `labels` are its labels with every value they may have.
-
-    `surveyed`: nobody counts it, it is looked up when somebody asks; then labels may have any value.
-    """
+    """One metric. `labels` are its labels with every value they may have."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     words: str
     labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
     buckets: tuple[float, ...] = ()
-    surveyed: bool = False
 
 
 IN_FLIGHT = Metric(
@@ -119,34 +115,28 @@ WORKER_STARTS = Metric(
     "Workers that were started: at the start, on reload, or in place of a dead one.",
 )
 
-WORKERS = Metric("hatoba_workers", "gauge", "Workers that live.", surveyed=True)
-READY = Metric("hatoba_ready", "gauge", "1 when /healthz/ready answers 200, else 0.", surveyed=True)
-REPOSITORIES = Metric("hatoba_repositories", "gauge", "Repositories, empty ones included.", surveyed=True)
-TAGS = Metric("hatoba_tags", "gauge", "Tags.", surveyed=True)
-MANIFESTS = Metric("hatoba_manifests", "gauge", "Manifests, once for each repository that has them.", surveyed=True)
-BLOBS = Metric("hatoba_blobs", "gauge", "Blobs that can be read, manifests included, each once.", surveyed=True)
-BLOB_BYTES = Metric("hatoba_blob_bytes", "gauge", "Their bytes.", surveyed=True)
-MISSING_BLOBS = Metric(
-    "hatoba_missing_blobs", "gauge", "Blobs whose file is missing or has another size.", surveyed=True
-)
-UPLOADS = Metric("hatoba_uploads_open", "gauge", "Upload sessions that are open.", surveyed=True)
-PENDING_LINKS = Metric(
-    "hatoba_pending_links", "gauge", "Link files of Docker's layout that are still to be written.", surveyed=True
-)
-FREE_BYTES = Metric(
-    "hatoba_storage_free_bytes", "gauge", "Room on the disk of the root directory for this user.", surveyed=True
-)
-SIZE_BYTES = Metric("hatoba_storage_size_bytes", "gauge", "The size of that disk.", surveyed=True)
+WORKERS = Metric("hatoba_workers", "gauge", "Workers that live.")
+READY = Metric("hatoba_ready", "gauge", "1 when /healthz/ready answers 200, else 0.")
+REPOSITORIES = Metric("hatoba_repositories", "gauge", "Repositories, empty ones included.")
+TAGS = Metric("hatoba_tags", "gauge", "Tags.")
+MANIFESTS = Metric("hatoba_manifests", "gauge", "Manifests, once for each repository that has them.")
+BLOBS = Metric("hatoba_blobs", "gauge", "Blobs that can be read, manifests included, each once.")
+BLOB_BYTES = Metric("hatoba_blob_bytes", "gauge", "Their bytes.")
+MISSING_BLOBS = Metric("hatoba_missing_blobs", "gauge", "Blobs whose file is missing or has another size.")
+UPLOADS = Metric("hatoba_uploads_open", "gauge", "Upload sessions that are open.")
+PENDING_LINKS = Metric("hatoba_pending_links", "gauge", "Link files of Docker's layout that are still to be written.")
+FREE_BYTES = Metric("hatoba_storage_free_bytes", "gauge", "Room on the disk of the root directory for this user.")
+SIZE_BYTES = Metric("hatoba_storage_size_bytes", "gauge", "The size of that disk.")
 RESIDENT = Metric(
     "process_resident_memory_bytes",
     "gauge",
     "Memory of parent and workers; what they share counts in each.",
-    surveyed=True,
 )
-OPEN_FDS = Metric("process_open_fds", "gauge", "Open descriptors of parent and workers.", surveyed=True)
-MAX_FDS = Metric("process_max_fds", "gauge", "How many they may have open together.", surveyed=True)
-START_TIME = Metric("process_start_time_seconds", "gauge", "When the parent was started, Unix time.", surveyed=True)
+OPEN_FDS = Metric("process_open_fds", "gauge", "Open descriptors of parent and workers.")
+MAX_FDS = Metric("process_max_fds", "gauge", "How many they may have open together.")
+START_TIME = Metric("process_start_time_seconds", "gauge", "When the parent was started, Unix time.")
 
+# What workers count as it happens, and what is looked up when somebody asks.
 COUNTED = (
     IN_FLIGHT, REQUESTS, DURATION, REQUEST_SIZE, RESPONSE_SIZE, STORAGE_ACTION, WRITE_WAIT, WRITE, CREDENTIAL_CHECKS,
     LOOP_DELAY, CPU, WORKER_STARTS,

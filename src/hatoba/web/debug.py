@@ -28,6 +28,7 @@ _MOST_CONNECTIONS = 16
 _SURVEY_SECONDS = 10.0
 _GAP_SECONDS = 0.2  # the text takes 10 ms of a thread: five of them a second are nothing to a worker
 
+Answers = Callable[[], Awaitable[tuple[int, str, bytes]]]
 Problems = Callable[[], Awaitable[Mapping[str, str]]]
 
 
@@ -60,6 +61,10 @@ class Metrics:
             self._next = time.monotonic() + _GAP_SECONDS
             return text
 
+    async def answer(self) -> tuple[int, str, bytes]:
+        """Status, Content-Type and body of a GET."""
+        return 200, exposition.CONTENT_TYPE, await self.text()
+
     def _render(self) -> bytes:
         return exposition.render(self._totals(), self._surveyed)
 
@@ -70,8 +75,9 @@ class DebugServer:
     def __init__(self, listener: socket.socket, problems: Problems, metrics: Metrics | None, path: str) -> None:
         self._listener = listener
         self._problems = problems
-        self._metrics = metrics
-        self._path = path
+        self._answers: dict[str, Answers] = {"/debug/health": self._health}
+        if metrics is not None:
+            self._answers[path] = metrics.answer
         self._open: set[asyncio.Task[Any]] = set()
 
     @contextlib.asynccontextmanager
@@ -112,23 +118,17 @@ class DebugServer:
         """The whole answer to a request, of which only the first line counts."""
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
-        if path == "/debug/health":
-            known = self._health
-        elif path == self._path and self._metrics is not None:
-            known = self._text
-        else:
+        answer = self._answers.get(path)
+        if answer is None:
             return _response(method, 404, "text/plain; charset=utf-8", b"404 page not found\n")
         if method not in {b"GET", b"HEAD"}:
             return _response(method, 405, "text/plain; charset=utf-8", b"only GET and HEAD\n", "Allow: GET, HEAD\r\n")
-        return _response(method, *await known())
+        return _response(method, *await answer())
 
     async def _health(self) -> tuple[int, str, bytes]:
         problems = await self._problems()
         body = json.dumps(dict(problems), separators=(",", ":")).encode()
         return 503 if problems else 200, "application/json; charset=utf-8", body
-
-    async def _text(self) -> tuple[int, str, bytes]:
-        return 200, exposition.CONTENT_TYPE, await self._metrics.text() if self._metrics else b""
 
 
 def _response(method: bytes, status: int, content_type: str, body: bytes, more: str = "") -> bytes:

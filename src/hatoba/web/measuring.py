@@ -1,6 +1,6 @@
 """Counting requests, in the way of Docker's registry, for `/metrics`.
 
-On the loop thread alone and by plain additions: of a pull that takes 80 us this takes one.
+On the loop thread alone and by plain additions: of a manifest GET that takes 90 us this takes 1.4.
 """
 
 from __future__ import annotations
