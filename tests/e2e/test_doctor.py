@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
+import json
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import parse_qs, urlsplit
 
 import bcrypt
 import httpx
@@ -336,6 +340,71 @@ def test_clock(e2e):
         thread.join()
     assert done.exit_code == 1
     assert "the server's clock is 86400 s behind" in faults(done.output)[0]
+
+
+class Tokens(http.server.BaseHTTPRequestHandler):
+    """A token server, for Docker's registry to trust: RS256 by openssl, for whoever has the password."""
+
+    def do_GET(self):
+        signed = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"bob:{PASSWORD}".encode()).decode()
+        query = parse_qs(urlsplit(self.path).query)
+        access = []
+        for scope in query.get("scope", []):
+            kind, name, actions = scope.split(":")
+            access.append({"type": kind, "name": name, "actions": actions.split(",")})
+        now = int(time.time())
+        claims = {
+            "iss": "tests", "sub": "bob", "aud": query["service"][0], "exp": now + 60, "nbf": now - 5, "iat": now,
+            "jti": "1", "access": access,
+        }  # fmt: skip
+        der = ssl.PEM_cert_to_DER_cert((self.server.folder / "token.pem").read_text())
+        header = {"typ": "JWT", "alg": "RS256", "x5c": [base64.b64encode(der).decode()]}
+        parts = b".".join(_base64(json.dumps(part).encode()) for part in (header, claims))
+        command = ["openssl", "dgst", "-sha256", "-sign", self.server.folder / "token.key"]
+        signature = subprocess.run(command, input=parts, capture_output=True, check=True).stdout
+        body = json.dumps({"token": (parts + b"." + _base64(signature)).decode()}).encode() if signed else b"{}"
+        self.send_response(200 if signed else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def _base64(content: bytes) -> bytes:
+    return base64.urlsafe_b64encode(content).rstrip(b"=")
+
+
+def test_tokens(e2e, start, tmp_path):
+    """Docker's registry with a token server, as Docker Hub has one."""
+    e2e.needed("docker-registry", "openssl")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tokens", "-days", "2"]
+    subprocess.run(
+        [*command, "-keyout", "token.key", "-out", "token.pem"], cwd=tmp_path, capture_output=True, check=True
+    )
+    where = f"127.0.0.1:{e2e.find_port()}"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tokens) as server:
+        server.folder = tmp_path
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        (tmp_path / "config.yml").write_text(
+            f"version: 0.1\nstorage: {{inmemory: {{}}, delete: {{enabled: true}}}}\n"
+            f"http: {{addr: '{where}', secret: x}}\n"
+            f"auth: {{token: {{realm: 'http://127.0.0.1:{server.server_port}/token', service: tests, issuer: tests, "
+            f"rootcertbundle: {tmp_path / 'token.pem'}}}}}\n"
+        )
+        registry = start("docker-registry", "serve", tmp_path / "config.yml", name="docker-registry")
+        e2e.wait_for(lambda: e2e._listens(int(where.rpartition(":")[2])), lambda: registry.err)
+        found = {
+            password: CliRunner().invoke(hatoba_app(), ["doctor", f"http://{where}", "-u", "bob", "-p", password])
+            for password in (PASSWORD, "guess")
+        }
+        server.shutdown()
+        thread.join()
+    assert (found[PASSWORD].exit_code, faults(found[PASSWORD].output)) == (0, []), found[PASSWORD].output
+    assert "sign-in with Bearer" in found[PASSWORD].output
+    assert (found["guess"].exit_code, "wrong user or password" in found["guess"].output) == (1, True)
 
 
 def _command(e2e, stack, name, **options):

@@ -177,8 +177,12 @@ class Checkup:
         if not certificate:
             self._note("the certificate is not checked (--insecure)")
             return f"{version}"
-        end = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
-        if end - datetime.now(UTC) < _SOON:
+        begin, end = (
+            datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate[when])), UTC)
+            for when in ("notBefore", "notAfter")
+        )
+        # Some live for hours, and are renewed as often.
+        if end - datetime.now(UTC) < min(_SOON, (end - begin) / 4):
             self._note(f"the certificate expires soon, on {end:%Y-%m-%d}: renew it")
         return f"{version}, certificate for {shown(', '.join(names))}, valid until {end:%Y-%m-%d}"
 
@@ -229,10 +233,9 @@ class Checkup:
             raise ConfigError("the registry wants a user: hatoba doctor URL -u USER")
         if self._address.scheme == "http" and not self._address.is_loopback:
             self._note("the password goes over the line in the clear: use TLS")
-        if asked is None or asked[0] == "basic":
-            self._client.sign_in()
-        elif asked[0] != "bearer":
+        if asked and asked[0] not in {"basic", "bearer"}:
             raise Fault(f"sign-in with {shown(asked[0])} is nothing that Docker's clients know")
+        self._client.sign_in(by_token=asked is not None and asked[0] == "bearer")
         answer = self._client.request(Call("GET", path))
         if answer.status != HTTPStatus.OK:
             raise Fault(culprits.of_status(answer, self._address))

@@ -126,22 +126,24 @@ class Client:
         self._credentials = credentials
         self._timeout = timeout
         self._authorization = ""
+        self._dances = False
 
     def request(self, call: Call) -> Answer:
         """One request and its answer; raises Broken.
 
-        A token is fetched, and the request made again, where the registry wants one.
+        A token is fetched, and the request made again, where the registry wants one and `sign_in` was called.
         """
         answer = self._exchange(self.address, self._signed(call))
         asked = challenge(answer)
-        if answer.status != HTTPStatus.UNAUTHORIZED or asked is None or asked[0] != "bearer":
+        if answer.status != HTTPStatus.UNAUTHORIZED or asked is None or not self._dances:
             return answer
         return self._exchange(self.address, self._signed(call)) if self._fetch_token(asked[1]) else answer
 
-    def sign_in(self) -> None:
-        """Send user and password with every request from now on."""
-        if self._credentials is not None:
+    def sign_in(self, *, by_token: bool) -> None:
+        """From now on send user and password with every request, or fetch tokens with them where they are asked for."""
+        if self._credentials is not None and not by_token:
             self._authorization = _basic(*self._credentials)
+        self._dances = by_token
 
     def follow(self, location: str, most: int) -> Answer:
         """GET an address elsewhere, where a blob is kept, without credentials; raises Broken, ConfigError."""

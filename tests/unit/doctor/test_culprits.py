@@ -133,7 +133,8 @@ class TestFailure:
         "error",
         [
             OSError(113, "No route to host"), ConnectionRefusedError(), TimeoutError(),
-            ConnectionResetError(104, "reset"), ssl.SSLError(1, "odd"), ssl.SSLEOFError(8, "EOF"), http.client.BadStatusLine("x\x1b"),
+            ConnectionResetError(104, "reset"), ssl.SSLError(1, "odd"), ssl.SSLEOFError(8, "EOF"),
+            http.client.BadStatusLine("x\x1b"),
             http.client.IncompleteRead(b"x", 5), http.client.RemoteDisconnected("gone"), http.client.LineTooLong("h"),
         ],
         ids=lambda error: type(error).__name__,
