@@ -57,6 +57,10 @@ def stack(e2e, tmp_path_factory):
         for name, (upstream, inside, outside) in _proxies(e2e.RECIPE, nginx.folder / "noroom").items():
             chain = chains["right"] if "scheme" in name else None
             port[name] = nginx.add(upstreams[upstream], inside, outside=outside, tls=chain)
+        elsewhere = _elsewhere(nginx, upstreams["relative"])
+        moved = f"if ($request_method = GET) {{ return 307 http://127.0.0.1:{elsewhere}$request_uri; }}"
+        blobs = f"client_max_body_size 0; location ~ /blobs/sha256 {{ {moved} proxy_pass http://UPSTREAM; }}"
+        port["blobs elsewhere"] = nginx.add(upstreams["relative"], e2e.RECIPE, outside=blobs)
         noroom = nginx.folder / "noroom"
         noroom.mkdir()
         nginx.start()
@@ -98,6 +102,13 @@ def _serve(e2e, running, folder: Path, name: str, kind: str) -> str:
     running.callback(server.kill)
     e2e.wait_for(lambda: e2e._listens(int(where.rpartition(":")[2])), lambda: server.err)
     return where
+
+
+def _elsewhere(nginx, upstream: str) -> int:
+    """As an object store: it gives blobs to whoever knows where they are, and refuses whoever sends a password."""
+    signed = base64.b64encode(f"bob:{PASSWORD}".encode()).decode()
+    inside = f"proxy_set_header Authorization 'Basic {signed}';"
+    return nginx.add(upstream, inside, outside="if ($http_authorization) { return 400; }")
 
 
 def _proxies(recipe: str, noroom: Path) -> dict[str, tuple[str, str, str]]:
@@ -188,7 +199,8 @@ def faults(output: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["relative", "absolute", "docker", "right", "right absolute", "right docker", "tls right"]
+    "name",
+    ["relative", "absolute", "docker", "right", "right absolute", "right docker", "tls right", "blobs elsewhere"],
 )
 def test_all_is_well(stack, doctor, name):
     code, output = doctor(name)
@@ -417,6 +429,12 @@ def _command(e2e, stack, name, **options):
 
 def _catalog(e2e, stack, name):
     return httpx.get(f"http://127.0.0.1:{stack.port[name]}/v2/_catalog", auth=("bob", PASSWORD)).json()["repositories"]
+
+
+def test_no_password_on_standard_input(e2e, stack):
+    process = _command(e2e, stack, "right")
+    _, err = process.communicate("", timeout=120)
+    assert (process.returncode, err.startswith("hatoba: there is no password: -p")) == (2, True)
 
 
 def test_the_password_on_standard_input(e2e, stack):

@@ -204,6 +204,8 @@ class Checkup:
             self._note(
                 f"Docker's clients know no path such as {self._address.path}: for them the registry must be at /v2/"
             )
+        if self._address.scheme == "http" and not self._address.is_loopback:
+            self._note("plain HTTP: passwords go in the clear, and Docker refuses it but for its insecure-registries")
         asked = challenge(answer)
         sign_in = f"sign-in with {shown(asked[0].capitalize())}" if asked else "no sign-in"
         return f"a registry, {sign_in}"
@@ -231,8 +233,6 @@ class Checkup:
             return ""
         if self._user is None:
             raise ConfigError("the registry wants a user: hatoba doctor URL -u USER")
-        if self._address.scheme == "http" and not self._address.is_loopback:
-            self._note("the password goes over the line in the clear: use TLS")
         if asked and asked[0] not in {"basic", "bearer"}:
             raise Fault(f"sign-in with {shown(asked[0])} is nothing that Docker's clients know")
         self._client.sign_in(by_token=asked is not None and asked[0] == "bearer")
@@ -265,8 +265,8 @@ class Checkup:
         answer = self._client.request(Call("PATCH", self._session, blob.body, _OCTETS, chunked=True))
         self._expect(answer, 202)
         self._session = self._locate(answer)
-        arrived = answer.header("range")
-        if arrived != f"0-{len(blob.body) - 1}":
+        arrived = answer.header("range").removeprefix("bytes=")
+        if arrived and arrived != f"0-{len(blob.body) - 1}":
             raise Fault(
                 f"of {len(blob.body)} bytes the registry has Range {shown(arrived) or 'none'}: a proxy cut the body"
             )
@@ -290,11 +290,20 @@ class Checkup:
         for blob in (config, layer):
             path, most = f"{self._repository}/blobs/{blob.digest}", len(blob.body) + 1
             answer = self._client.request(Call("GET", path, most=most))
-            where = urljoin(f"{self._address.origin}{path}", answer.header("location"))
-            if answer.status == HTTPStatus.TEMPORARY_REDIRECT and urlsplit(where).netloc != self._address.authority:
-                answer = self._client.follow(where, most)  # where an object store keeps it
+            if answer.status == HTTPStatus.TEMPORARY_REDIRECT:
+                answer = self._follow(answer, most)
             self._check_content(answer, blob)
         return f"{len(layer.body) / MIB / (time.perf_counter() - started):.0f} MiB/s"
+
+    def _follow(self, answer: Answer, most: int) -> Answer:
+        """The bytes from the object store that keeps them; a redirect within the registry is not one."""
+        where = answer.header("location")
+        try:
+            if urlsplit(where).netloc in {"", self._address.authority}:
+                return answer
+            return self._client.follow(where, most)
+        except (ValueError, ConfigError):
+            raise Fault(f"Location is no address: {shown(where)}") from None
 
     # What every answer has to be
 

@@ -212,9 +212,12 @@ class Client:
 
     def _fetch_token(self, asked: Mapping[str, str]) -> bool:
         """Docker's token dance: user and password go to the realm, which gives a token for the scope."""
-        parts = urlsplit(asked.get("realm", ""))
+        try:
+            parts = urlsplit(asked.get("realm", ""))
+            realm = Address.parse(f"{parts.scheme}://{parts.netloc}")
+        except (ValueError, ConfigError):
+            return False
         query = urlencode({name: asked[name] for name in ("service", "scope") if name in asked})
-        realm = Address.parse(f"{parts.scheme}://{parts.netloc}")
         # Nobody who may have changed the challenge on its way is handed a password that was safe so far.
         if self._credentials is None or (realm.scheme, self.address.scheme) == ("http", "https"):
             return False
@@ -255,7 +258,7 @@ def _send(connection: http.client.HTTPConnection, call: Call) -> Exception | Non
             connection.send(b"%x\r\n%b\r\n" % (len(part), part) if call.chunked else part)
         if call.chunked:
             connection.send(b"0\r\n\r\n")
-    except OSError as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last two: a path that is none
         return error
     return None
 
