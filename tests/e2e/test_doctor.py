@@ -34,8 +34,7 @@ HTML = "default_type text/html; return 200 '<html>Welcome</html>';"
 def stack(e2e, tmp_path_factory):
     """hatoba and Docker's registry, with an NGINX whose every `server` has another fault: names to their ports."""
     folder = tmp_path_factory.mktemp("stack")
-    (folder / "ca").mkdir()
-    nginx, authority = e2e.Nginx(), e2e.Authority(folder / "ca")
+    nginx, authority = e2e.Nginx(), e2e.Chains(folder / "ca")
     with contextlib.ExitStack() as running:
         running.callback(nginx.stop)
         upstreams = {name: _serve(e2e, running, folder, name, text) for name, text in REGISTRIES.items()}
@@ -43,11 +42,11 @@ def stack(e2e, tmp_path_factory):
         port = {name: int(upstream.rpartition(":")[2]) for name, upstream in upstreams.items()} | {"silent": silent}
         upstreams |= {"silent": f"127.0.0.1:{silent}", "dead": f"127.0.0.1:{e2e.find_port()}"}
         chains = {
-            "right": authority.issue("right"),
-            "expired": authority.issue("expired", end="20250101000000Z"),
-            "future": authority.issue("future", begin="20900101000000Z"),
-            "name": authority.issue("name", names="DNS:registry.example.com,DNS:other.example.com"),
-            "incomplete": authority.issue("incomplete", whole=False),
+            "right": authority.chain("right"),
+            "expired": authority.chain("expired", end="20250101000000Z"),
+            "future": authority.chain("future", begin="20900101000000Z"),
+            "name": authority.chain("name", names="DNS:registry.example.com,DNS:other.example.com"),
+            "incomplete": authority.chain("incomplete", whole=False),
             "own": authority.self_signed(),
         }
         for name, chain in chains.items():
@@ -66,7 +65,7 @@ def stack(e2e, tmp_path_factory):
         nginx.start()
         noroom.chmod(0)
         running.callback(noroom.chmod, 0o755)
-        yield SimpleNamespace(port=port, root=authority.root, upstreams=upstreams, nginx=nginx)
+        yield SimpleNamespace(port=port, root=authority.ca, upstreams=upstreams, nginx=nginx)
 
 
 REGISTRIES = {

@@ -14,13 +14,14 @@ from pathlib import Path
 import apsw
 import pytest
 
-from hatoba.cli import opening
+from hatoba.cli import identity
 from hatoba.db import sqlite
 from hatoba.testing.images import random_image
 
 IMAGE = random_image(seed=0)
-COMMANDS = (["ls"], ["ls", "team/app"], ["show", "team/app:v1"], ["tag", "team/app:v1", "v2"], ["rm", "team/app:v1"])
-WRITING = COMMANDS[3:]
+READING = (["ls"], ["ls", "team/app"], ["show", "team/app:v1"])
+WRITING = (["tag", "team/app:v1", "v2"], ["rm", "team/app:v1"], ["verify"])
+COMMANDS = (*READING, *WRITING)
 OWNER, STRANGER = 4711, 4712
 # As a command in a process of its own. First it imports more of Python, which may lie where only root reads.
 AS_ROOT = """
@@ -270,4 +271,4 @@ def test_a_lock_that_may_not_be_taken_is_named(owned):
 def test_the_owner_stays_who_they_are(shelf, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: OWNER)
     monkeypatch.setattr(os, "setuid", lambda _: pytest.fail("nobody but root becomes somebody"))
-    opening._become(STRANGER, STRANGER)
+    identity.become(STRANGER, STRANGER)

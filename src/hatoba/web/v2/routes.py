@@ -95,17 +95,22 @@ def split(path: str) -> Target | None:
     return Target(pattern, head, last) if head and pattern else None
 
 
-def find(request: Request) -> tuple[Route, Target]:
-    """The route of a request; raises NotFound, Unsupported with Allow when only the method is wrong."""
+def locate(request: Request) -> Target:
+    """What a request's path names; raises NotFound."""
     target = split(request.path)
     if target is None or (target.pattern not in {PING, CATALOG} and not target.name):
         raise NotFound(detail={"path": request.path[:255]})
+    return target
+
+
+def choose(request: Request, target: Target) -> Route:
+    """The route of a request; raises Unsupported with Allow when the method is wrong."""
     route = _TABLE.get((target.pattern, request.method))
     if route is None:
         raise Unsupported(
             f"{request.method[:16]} is not supported here", headers=(("Allow", _ALLOWED[target.pattern]),)
         )
-    return route, target
+    return route
 
 
 def preflight(path: str) -> Response:
