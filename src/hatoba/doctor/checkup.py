@@ -56,18 +56,13 @@ class Fault(Exception):
     """A step cannot go on; the message is the culprit."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Blob:
-    media_type: str
-    body: bytes
+    """Bytes with the type under which manifests name them; the digest is made once, outside of what is timed."""
 
-    @property
-    def digest(self) -> str:
-        return str(Digest.of(self.body))
-
-    @property
-    def descriptor(self) -> dict[str, str | int]:
-        return {"mediaType": self.media_type, "digest": self.digest, "size": len(self.body)}
+    def __init__(self, media_type: str, body: bytes) -> None:
+        self.body = body
+        self.digest = str(Digest.of(body))
+        self.descriptor = {"mediaType": media_type, "digest": self.digest, "size": len(body)}
 
 
 class Checkup:
@@ -109,7 +104,11 @@ class Checkup:
                     break
                 self._do(f"pull {words}", lambda image=image: self._pull(image))  # type: ignore[misc]
         finally:
-            self._do("delete", self._tidy)
+            try:
+                self._do("delete", self._tidy)
+            except KeyboardInterrupt:  # the second one: then there is no time
+                self._say(Finding("left", self._step, f"what is in {self._name}"))
+                raise
 
     def _do(self, step: str, work: Callable[[], str]) -> bool:
         """Whether the step could be done; it may have been complained of all the same."""
@@ -167,8 +166,7 @@ class Checkup:
     # The steps
 
     def _reach(self) -> str:
-        found, _ = self._client.connect()
-        return f"{found} answers at port {self._address.port}"
+        return f"{self._client.reach()} answers at port {self._address.port}"
 
     def _secure(self) -> str:
         with self._client.handshake() as connection:
@@ -267,9 +265,7 @@ class Checkup:
         self._session = self._locate(answer)
         arrived = answer.header("range").removeprefix("bytes=")
         if arrived and arrived != f"0-{len(blob.body) - 1}":
-            raise Fault(
-                f"of {len(blob.body)} bytes the registry has Range {shown(arrived) or 'none'}: a proxy cut the body"
-            )
+            raise Fault(f"of {len(blob.body)} bytes the registry has {shown(arrived)}: a proxy cut the body")
         joined = f"{self._session}{'&' if '?' in self._session else '?'}digest={blob.digest}"
         self._blobs.append(blob.digest)
         answer = self._client.request(Call("PUT", joined, headers=_OCTETS))
@@ -308,6 +304,8 @@ class Checkup:
     # What every answer has to be
 
     def _expect(self, answer: Answer, status: int) -> None:
+        if answer.status == HTTPStatus.UNAUTHORIZED and self._user is None:
+            raise Fault(f"the registry wants a user for {answer.method}: hatoba doctor URL -u USER")
         if answer.status != status:
             raise Fault(culprits.of_status(answer, self._address))
 

@@ -151,11 +151,10 @@ class Client:
         where = f"{parts.path}?{parts.query}" if parts.query else parts.path
         return self._exchange(Address.parse(f"{parts.scheme}://{parts.netloc}"), Call("GET", where, most=most))
 
-    def connect(self) -> tuple[str, float]:
-        """The registry's IP address, and how long it took to reach; raises Broken."""
-        started = time.perf_counter()
+    def reach(self) -> str:
+        """The IP address at which somebody listens; raises Broken."""
         with contextlib.closing(self._socket(self.address)) as connection:
-            return str(connection.getpeername()[0]), time.perf_counter() - started
+            return str(connection.getpeername()[0])
 
     @contextlib.contextmanager
     def handshake(self, context: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
