@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,127 @@ def build(docker, tmp_path):
         return name
 
     return make
+
+
+REPOSITORY = Path(__file__).parents[2]
+NAME, ADDRESS = "registry.example.com", "198.51.100.1"  # both are of documentation: nobody has them
+# An engine in a network of its own: its bridges, rules and ports, 443 too, are nobody else's and go with it.
+ENGINE = """\
+ip link set lo up
+ip address add {address}/32 dev lo
+mount --bind {folder}/hosts /etc/hosts
+exec dockerd --data-root {folder}/data --exec-root {folder}/exec -H unix://{folder}/docker.sock --pidfile {folder}/pid
+"""
+# Documents and fsync are nothing to a test.
+DPKG = """\
+force-unsafe-io
+path-exclude /usr/share/doc/*
+path-exclude /usr/share/locale/*
+path-exclude /usr/share/man/*
+"""
+
+
+class Town(Docker):
+    """A Docker engine in a network of its own where `registry.example.com` is this machine, and a client of it."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` has a short name: the engine's socket lies in it."""
+        super().__init__(docker_clients()[0], f"unix://{folder}/docker.sock", folder)
+        plugins = folder / "docker-config/cli-plugins"
+        plugins.mkdir()
+        (plugins / "docker-compose").symlink_to(Path(find_spec("compose").origin).with_name("docker-compose"))
+        self.folder = folder
+        self.ca = folder / "ca.pem"
+        self._certified(self.ca, folder / "ca.key", "-subj", "/CN=Town")
+        (folder / "hosts").write_text(f"127.0.0.1 localhost\n{ADDRESS} {NAME}\n")
+        script = ENGINE.format(address=ADDRESS, folder=folder)
+        with (folder / "log").open("wb") as log:
+            self.engine = subprocess.Popen(
+                ["unshare", "--net", "--mount", "sh", "-ec", script], stdout=log, stderr=log,
+                env=clean_environment(SSL_CERT_FILE=str(self.ca)),
+            )  # fmt: skip
+
+    def ready(self) -> Town:
+        def answers() -> bool:
+            return self("info", check=False).returncode == 0 or self.engine.poll() is not None
+
+        wait_for(answers, "dockerd does not come up", 60)
+        if self.engine.poll() is not None:
+            pytest.skip(f"dockerd does not run here: {(self.folder / 'log').read_text().strip().splitlines()[-1]}")
+        return self
+
+    def end(self) -> None:
+        self.engine.terminate()
+        try:
+            self.engine.wait(60)
+        except subprocess.TimeoutExpired:
+            self.engine.kill()
+            self.engine.wait(60)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def inside(self, *command) -> list[str]:
+        """The command line that runs `command` in the town's network, with its names."""
+        return ["nsenter", f"--target={self.engine.pid}", "--net", "--mount", "--wd=.", *map(str, command)]
+
+    def as_client(self, command: list[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a program that calls `docker`."""
+        environment = self._environment | variables
+        return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, check=False)
+
+    def certify(self, folder: Path, name: str = NAME) -> None:
+        """Put `fullchain.pem` and `privkey.pem` for `name` into the folder, signed by whom the engine trusts."""
+        issuer = ["-CA", self.ca, "-CAkey", self.folder / "ca.key"]
+        extra = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", *issuer]
+        self._certified(folder / "fullchain.pem", folder / "privkey.pem", *extra)
+
+    def _certified(self, certificate: Path, key: Path, *extra) -> None:
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        subprocess.run([*command, "-out", certificate, "-keyout", key, *extra], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def town():
+    if os.geteuid() != 0:
+        pytest.skip("needs root for dockerd")
+    needed("dockerd", "docker", "debootstrap", "openssl", "ip", "iptables", "nsenter")
+    town = Town(Path(tempfile.mkdtemp(prefix="hatoba-town-")))
+    try:
+        yield town.ready()
+    finally:
+        town.end()
+
+
+@pytest.fixture(scope="session")
+def base_image(town, request):
+    """Debian with Python and NGINX, in place of images of Docker Hub. Kept for the next time: it takes a minute."""
+    archive = request.config.cache.mkdir("debian") / "bookworm.tar"
+    if not archive.exists():
+        tree = town.folder / "debian"
+        settings = tree / "etc/dpkg/dpkg.cfg.d/quick"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(DPKG)
+        packages = "--include=python3,python3-venv,nginx-light"
+        done = subprocess.run(
+            ["debootstrap", "--variant=minbase", packages, "bookworm", tree],
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+        unwanted = [f"--exclude=./{part}/*" for part in ("proc", "sys", "var/cache/apt", "var/lib/apt/lists")]
+        part = archive.with_suffix(f".{os.getpid()}")
+        subprocess.run(["tar", "-C", tree, *unwanted, "-cf", part, "."], check=True)
+        part.replace(archive)
+        shutil.rmtree(tree)
+    town("import", archive, "debian-python")
+    return "debian-python"
+
+
+@pytest.fixture(scope="session")
+def image(town, base_image):
+    """hatoba's image as `make image` builds it, where there is no network."""
+    town.shell(f"make -C {REPOSITORY} image BASE={base_image} OFFLINE=1 ARGS='--network none'")
+    return "hatoba:latest"
 
 
 @pytest.fixture
