@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+JOBS   ?= auto
 N      ?= 20000
 SEED   ?= 1
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format check reference image wheels big fuzz abuse clean
+.PHONY: help setup serve test lint format check reference image wheels big fuzz abuse faults kubernetes-tools clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,8 +31,8 @@ $(VENV)/.tests: $(VENV)/.serve requirements-dev.txt
 serve: $(VENV)/.serve ## run the registry on 127.0.0.1:5000 with its data in ./hatoba-data
 	@exec $(BIN)/hatoba serve $(ARGS)
 
-test: $(VENV)/.tests ## run all tests this machine can; REQUIRE_ALL=1 makes a skip a failure
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.tests ## run all tests this machine can, JOBS=auto at a time; REQUIRE_ALL=1 makes a skip a failure
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.tests ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -60,11 +61,22 @@ wheels: $(VENV)/.serve ## put into dist/wheels what the image installs, for a BA
 big: $(VENV)/.tests ## push and pull a 5 GiB blob, with memory figures (minutes, 15 GiB of disk)
 	$(BIN)/python tests/e2e/big.py $(ARGS)
 
+faults: N = 200
+
 fuzz: $(VENV)/.tests ## send N=20000 requests, most of them wrong, to a real server and judge each answer; SEED=1
 	PYTHONPATH=tests $(BIN)/python -m fuzz -n $(N) --seed $(SEED) $(ARGS)
 
 abuse: $(VENV)/.tests ## vanishing, lying and flooding clients, and what the server takes up before and after (minutes)
 	PYTHONPATH=tests $(BIN)/python -m abuse $(ARGS)
+
+faults: $(VENV)/.tests ## N=200 registries that lose power, are killed or have a failing disk, and what is left; SEED=1
+	PYTHONPATH=tests $(BIN)/python -m faults -n $(N) --seed $(SEED) $(ARGS)
+
+kubernetes-tools: $(VENV)/.kubernetes ## helm, kubectl and kubernetes-validate in .venv/bin, for the tests of deploy/ (60 MB)
+
+$(VENV)/.kubernetes: $(VENV)/.serve .ci/kubernetes_tools.py
+	$(BIN)/python .ci/kubernetes_tools.py
+	@touch $@
 
 clean: ## remove .venv and caches; never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist

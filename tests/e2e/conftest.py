@@ -13,11 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from e2e.town import Town
+
+REPOSITORY = Path(__file__).parents[2]
 HATOBA = Path(sys.executable).with_name("hatoba")
 REGISTRY = Path(sys.executable).with_name("registry")
 DOCKERFILE = """\
@@ -163,14 +165,51 @@ def config(tmp_path):
     return write
 
 
+def find_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture
 def free_port():
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
+    return find_port
 
-    return find
+
+class Authority:
+    """A private certificate authority made with openssl, in a folder of its own: `ca` is its certificate."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder, self.ca = folder, folder / "ca.pem"
+        self._openssl(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout ca.key -out ca.pem"
+            " -subj /CN=authority"
+        )
+
+    def issue(self, name: str, *hosts: str, form: str = "sec1") -> tuple[Path, Path]:
+        """A certificate for hosts and its key; of a client when there are none. `form`: sec1, pkcs8 or pkcs1."""
+        make = "genrsa -traditional" if form == "pkcs1" else "ecparam -name prime256v1 -genkey"
+        self._openssl(f"{make} -out {name}.key")
+        if form == "pkcs8":
+            self._openssl(f"pkcs8 -topk8 -nocrypt -in {name}.key -out {name}.key8")
+            (self.folder / f"{name}.key8").rename(self.folder / f"{name}.key")
+        names = ",".join(f"{'IP' if host[-1].isdigit() else 'DNS'}:{host}" for host in hosts)
+        usage = f"extendedKeyUsage=serverAuth\nsubjectAltName={names}\n" if hosts else "extendedKeyUsage=clientAuth\n"
+        (self.folder / f"{name}.ext").write_text(usage)
+        self._openssl(f"req -new -key {name}.key -subj /CN={name} -out {name}.csr")
+        self._openssl(f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -days 1 -extfile {name}.ext -out {name}.pem")
+        return self.folder / f"{name}.pem", self.folder / f"{name}.key"
+
+    def _openssl(self, line: str) -> None:
+        done = subprocess.run(["openssl", *line.split()], cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def authority(tmp_path):
+    needed("openssl")
+    return Authority(tmp_path / "authority")
 
 
 def needed(*programs: str) -> None:
@@ -221,7 +260,7 @@ class Docker:
         (folder / "docker-config").mkdir()
         (folder / "bin").mkdir()
         (folder / "bin/docker").symlink_to(client)
-        self._environment = clean_environment(
+        self.environment = clean_environment(
             DOCKER_HOST=engine, DOCKER_CONFIG=str(folder / "docker-config"), DOCKER_BUILDKIT="0",
             PATH=f"{folder / 'bin'}:{os.environ['PATH']}",
         )  # fmt: skip
@@ -239,7 +278,7 @@ class Docker:
 
     def _run(self, command: list[str], *, check: bool, stdin: str | None) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command, text=True, capture_output=True, check=False, input=stdin or "", env=self._environment
+            command, text=True, capture_output=True, check=False, input=stdin or "", env=self.environment
         )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
@@ -274,80 +313,121 @@ def build(docker, tmp_path):
     return make
 
 
-REPOSITORY = Path(__file__).parents[2]
-NAME, ADDRESS = "registry.example.com", "198.51.100.1"  # both are of documentation: nobody has them
-# An engine in a network of its own: its bridges, rules and ports, 443 too, are nobody else's and go with it.
-ENGINE = """\
-ip link set lo up
-ip address add {address}/32 dev lo
-mount --bind {folder}/hosts /etc/hosts
-exec dockerd --data-root {folder}/data --exec-root {folder}/exec -H unix://{folder}/docker.sock --pidfile {folder}/pid
-"""
-# Documents and fsync are nothing to a test.
-DPKG = """\
-force-unsafe-io
-path-exclude /usr/share/doc/*
-path-exclude /usr/share/locale/*
-path-exclude /usr/share/man/*
-"""
+class Nginx:
+    """A real NGINX with a `server` block for each proxy that is added, then `start`ed once; `stop` ends all of it."""
 
+    def __init__(self) -> None:
+        needed("nginx")
+        self.folder = Path(tempfile.mkdtemp(prefix="hatoba-nginx-"))  # pytest's own are closed to its worker's user
+        self.folder.chmod(0o755)
+        self._blocks: list[str] = []
+        self._server: Server | None = None
 
-class Town(Docker):
-    """A Docker engine in a network of its own where `registry.example.com` is this machine, and a client of it."""
+    def add(
+        self, upstream: str, inside: str | None, *, tls: tuple[Path, Path] | None = None, outside: str = "",
+        port: int | None = None,
+    ) -> int:  # fmt: skip
+        """A proxy of host:port `upstream`: what `location /` holds, if there is one, and its `server`; the port of it.
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` has a short name: the engine's socket lies in it."""
-        super().__init__(docker_clients()[0], f"unix://{folder}/docker.sock", folder)
-        plugins = folder / "docker-config/cli-plugins"
-        plugins.mkdir()
-        (plugins / "docker-compose").symlink_to(Path(find_spec("compose").origin).with_name("docker-compose"))
-        self.folder = folder
-        self.ca = folder / "ca.pem"
-        self._certified(self.ca, folder / "ca.key", "-subj", "/CN=Town")
-        (folder / "hosts").write_text(f"127.0.0.1 localhost\n{ADDRESS} {NAME}\n")
-        script = ENGINE.format(address=ADDRESS, folder=folder)
-        with (folder / "log").open("wb") as log:
-            self.engine = subprocess.Popen(
-                ["unshare", "--net", "--mount", "sh", "-ec", script], stdout=log, stderr=log,
-                env=clean_environment(SSL_CERT_FILE=str(self.ca)),
-            )  # fmt: skip
+        UPSTREAM in either is the upstream's name.
+        """
+        port = port or find_port()
+        secured = f"ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};" if tls else ""
+        location = "" if inside is None else f"location / {{ proxy_pass http://UPSTREAM; {inside} }}"
+        self._blocks.append(
+            f"upstream registry{port} {{ server {upstream}; }}\n"
+            f"server {{ listen 127.0.0.1:{port}{' ssl' if tls else ''}; {secured} {outside}\n{location} }}\n".replace(
+                "UPSTREAM", f"registry{port}"
+            )
+        )
+        return port
 
-    def ready(self) -> Town:
-        def answers() -> bool:
-            return self("info", check=False).returncode == 0 or self.engine.poll() is not None
+    def start(self) -> None:
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        temporary = "".join(f"{kind}_temp_path {self.folder}/{kind};\n" for kind in kinds)
+        # Started by root its worker is nobody, as it is everywhere.
+        user = "user nobody nogroup;" if os.geteuid() == 0 else ""
+        path = self.folder / "nginx.conf"
+        path.write_text(
+            f"daemon off; worker_processes 1; pid {self.folder}/pid; error_log {self.folder}/error.log; {user}\n"
+            f"events {{ worker_connections 256; }}\nhttp {{ access_log off;\n{temporary}{''.join(self._blocks)}}}\n"
+        )
+        self._server = Server(["nginx", "-c", path, "-e", self.folder / "error.log"], self.folder, self.folder, "nginx")
+        port = int(re.findall(r"listen 127.0.0.1:(\d+)", self._blocks[-1])[0])
+        wait_for(lambda: _listens(port) or self._server.process.poll() is not None, "NGINX does not come up")
+        assert self._server.process.poll() is None, self._server.err + (self.folder / "error.log").read_text()
 
-        wait_for(answers, "dockerd does not come up", 60)
-        if self.engine.poll() is not None:
-            pytest.skip(f"dockerd does not run here: {(self.folder / 'log').read_text().strip().splitlines()[-1]}")
-        return self
-
-    def end(self) -> None:
-        self.engine.terminate()
-        try:
-            self.engine.wait(60)
-        except subprocess.TimeoutExpired:
-            self.engine.kill()
-            self.engine.wait(60)
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def inside(self, *command) -> list[str]:
-        """The command line that runs `command` in the town's network, with its names."""
-        return ["nsenter", f"--target={self.engine.pid}", "--net", "--mount", "--wd=.", *map(str, command)]
 
-    def as_client(self, command: list[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a program that calls `docker`."""
-        environment = self._environment | variables
-        return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, check=False)
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    def certify(self, folder: Path, name: str = NAME) -> None:
-        """Put `fullchain.pem` and `privkey.pem` for `name` into the folder, signed by whom the engine trusts."""
-        issuer = ["-CA", self.ca, "-CAkey", self.folder / "ca.key"]
-        extra = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", *issuer]
-        self._certified(folder / "fullchain.pem", folder / "privkey.pem", *extra)
 
-    def _certified(self, certificate: Path, key: Path, *extra) -> None:
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        subprocess.run([*command, "-out", certificate, "-keyout", key, *extra], check=True, capture_output=True)
+# What tutorials have inside of `location /`.
+RECIPE = (
+    "proxy_set_header Host $http_host; proxy_set_header X-Real-IP $remote_addr; "
+    "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme; "
+    "proxy_read_timeout 900;"
+)
+
+
+class Authority:
+    """A CA with an intermediate one, by openssl. Each certificate is for 127.0.0.1 unless another name is given."""
+
+    def __init__(self, folder: Path) -> None:
+        needed("openssl")
+        self.folder = folder
+        (folder / "index").touch()
+        (folder / "ca.cnf").write_text(
+            f"[ca]\ndefault_ca=d\n[d]\ndatabase={folder}/index\nnew_certs_dir={folder}\nrand_serial=yes\n"
+            "default_md=sha256\npolicy=p\nunique_subject=no\n[p]\ncommonName=supplied\n"
+            "[authority]\nbasicConstraints=critical,CA:true\nsubjectKeyIdentifier=hash\n"
+        )
+        self.root = self._self_signed("root", "CA:true")
+        self._sign("middle", "root", "basicConstraints=critical,CA:true", "20200101000000Z", "20991231000000Z")
+
+    def issue(
+        self, name: str, *, names: str = "IP:127.0.0.1", begin: str = "20200101000000Z", end: str = "20991231000000Z",
+        whole: bool = True,
+    ) -> tuple[Path, Path]:  # fmt: skip
+        """Certificate, with the intermediate one behind it if `whole`, and key."""
+        self._sign(name, "middle", f"subjectAltName={names}", begin, end)
+        chain = self.folder / f"{name}-chain.pem"
+        parts = [name, "middle"] if whole else [name]
+        chain.write_text("".join((self.folder / f"{part}.pem").read_text() for part in parts))
+        return chain, self.folder / f"{name}.key"
+
+    def self_signed(self) -> tuple[Path, Path]:
+        return self._self_signed("own", "CA:false", "subjectAltName=IP:127.0.0.1"), self.folder / "own.key"
+
+    def _self_signed(self, name: str, constraint: str, *more: str) -> Path:
+        extensions = [part for text in (f"basicConstraints=critical,{constraint}", *more) for part in ("-addext", text)]
+        self._run(
+            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+            "-subj", f"/CN=hatoba test {name}", "-keyout", f"{name}.key", "-out", f"{name}.pem", *extensions,
+        )  # fmt: skip
+        return self.folder / f"{name}.pem"
+
+    def _sign(self, name: str, by: str, extensions: str, begin: str, end: str) -> None:
+        self._run(
+            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN=hatoba test {name}",
+            "-keyout", f"{name}.key", "-out", f"{name}.csr",
+        )  # fmt: skip
+        (self.folder / f"{name}.ext").write_text(extensions)
+        self._run(
+            "ca", "-batch", "-notext", "-config", "ca.cnf", "-cert", f"{by}.pem", "-keyfile", f"{by}.key",
+            "-startdate", begin, "-enddate", end, "-extfile", f"{name}.ext", "-in", f"{name}.csr",
+            "-out", f"{name}.pem",
+        )  # fmt: skip
+
+    def _run(self, *arguments: str) -> None:
+        done = subprocess.run(["openssl", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -355,35 +435,23 @@ def town():
     if os.geteuid() != 0:
         pytest.skip("needs root for dockerd")
     needed("dockerd", "docker", "debootstrap", "openssl", "ip", "iptables", "nsenter")
-    town = Town(Path(tempfile.mkdtemp(prefix="hatoba-town-")))
+    folder = Path(tempfile.mkdtemp(prefix="hatoba-town-"))
+    town = Town(folder, Docker(docker_clients()[0], f"unix://{folder}/docker.sock", folder))
     try:
-        yield town.ready()
+        wait_for(town.answers, "dockerd does not come up", 60)
+        if town.engine.poll() is not None:
+            pytest.skip(f"dockerd does not run here: {(folder / 'log').read_text().strip().splitlines()[-1]}")
+        yield town
     finally:
         town.end()
 
 
 @pytest.fixture(scope="session")
 def base_image(town, request):
-    """Debian with Python and NGINX, in place of images of Docker Hub. Kept for the next time: it takes a minute."""
+    """Debian with Python and NGINX, in place of images of Docker Hub. The files are kept for the next time."""
     archive = request.config.cache.mkdir("debian") / "bookworm.tar"
     if not archive.exists():
-        tree = town.folder / "debian"
-        settings = tree / "etc/dpkg/dpkg.cfg.d/quick"
-        settings.parent.mkdir(parents=True)
-        settings.write_text(DPKG)
-        packages = "--include=python3,python3-venv,nginx-light"
-        done = subprocess.run(
-            ["debootstrap", "--variant=minbase", packages, "bookworm", tree],
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-        unwanted = [f"--exclude=./{part}/*" for part in ("proc", "sys", "var/cache/apt", "var/lib/apt/lists")]
-        part = archive.with_suffix(f".{os.getpid()}")
-        subprocess.run(["tar", "-C", tree, *unwanted, "-cf", part, "."], check=True)
-        part.replace(archive)
-        shutil.rmtree(tree)
+        town.debian(archive)
     town("import", archive, "debian-python")
     return "debian-python"
 
@@ -395,7 +463,7 @@ def image(town, base_image):
     return "hatoba:latest"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def e2e():
     """What tests here share (test folders are no packages)."""
     return sys.modules[__name__]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from e2e.town import ADDRESS, NAME
+
 STACKS = Path(__file__).parents[2] / "deploy/compose"
-NAME = "registry.example.com"
 IMAGE = f"{NAME}/pliutau/hello-world:v0"
 HELLO = 'FROM scratch\nCOPY busybox /busybox\nENTRYPOINT ["/busybox", "echo", "Hello, world!"]\n'
 WEB = 'FROM debian-python\nENTRYPOINT ["nginx", "-g", "daemon off;"]\n'
@@ -112,7 +113,7 @@ def test_the_tutorial(town, stack, hello, e2e, owner):
     log = tutorial.logs("registry")
     assert "level=error" not in log
     assert "level=warning" not in log
-    assert f" client={e2e.ADDRESS} method=PUT" in log, "who asked NGINX, not NGINX"
+    assert f" client={ADDRESS} method=PUT" in log, "who asked NGINX, not NGINX"
     tutorial("down")
     tutorial("up", "--detach")
     login(town, e2e)
@@ -160,7 +161,7 @@ def authority(town, tmp_path, e2e):
         "httpPort": 80, "tlsPort": 443, "ocspResponderURL": "", "externalAccountBindingRequired": False,
     }  # fmt: skip
     (tmp_path / "pebble.json").write_text(json.dumps({"pebble": settings}))
-    names = ["pebble-challtestsrv", "-defaultIPv4", e2e.ADDRESS, "-defaultIPv6", "", "-dns01", "127.0.0.1:8053",
+    names = ["pebble-challtestsrv", "-defaultIPv4", ADDRESS, "-defaultIPv6", "", "-dns01", "127.0.0.1:8053",
              "-http01", "", "-https01", "", "-tlsalpn01", "", "-management", "127.0.0.1:8055"]  # fmt: skip
     pebble = ["pebble", "-config", tmp_path / "pebble.json", "-dnsserver", "127.0.0.1:8053"]
     log = tmp_path / "pebble.log"

@@ -29,6 +29,7 @@ import bcrypt
 
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, Unavailable
+from hatoba.folders import make_durably
 
 _BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
 _COST = 10  # what Docker's registry takes; 60 ms or so
@@ -426,7 +427,7 @@ def _open(path: Path, flags: int) -> int:
 def _make_empty(path: Path) -> None:
     """A new empty file and the folders to it; raises FileExistsError when anything is at `path`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_durably(path.parent)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

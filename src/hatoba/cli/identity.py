@@ -32,6 +32,22 @@ def become(uid: int, gid: int) -> None:
         ) from None
 
 
+def become_owner(settings: Settings) -> None:
+    """Go on as the user that the registry belongs to; raises HatobaError for anybody else, and ConfigError."""
+    become_owner_of(wiring.metadata_path(settings), wiring.metadata_owner(settings))
+
+
+def become_owner_of(path: Path | None, owner: tuple[int, int]) -> None:
+    """Go on as `owner` (uid, gid) of `path`; raises HatobaError when this process is neither that user nor root."""
+    become(*owner)
+    if os.geteuid() != owner[0]:
+        # Even where it may write: files that it made would stop the server.
+        raise HatobaError(
+            f"{printable(path or '')} cannot be written by uid {os.geteuid()}: "
+            f"it belongs to uid {owner[0]}, run the command as that user"
+        )
+
+
 def serve_as_owner(settings: Settings) -> None:
     """Root goes on as the owner of the data folder, if all that the server writes to belongs to that one user.
 

@@ -66,6 +66,9 @@ def _announce(settings: Settings, made: str | None, *, first_run: bool) -> None:
     addr = settings.http.addr
     if not settings.auth.configured and not is_loopback(addr):
         log.warning("NO AUTHENTICATION: everybody who reaches this address may push and delete", addr=addr)
+    if debug := settings.http.debug.addr:
+        shown = settings.http.debug.prometheus.path if settings.http.debug.prometheus.enabled else "none"
+        log.info("debug port, without sign-in", addr=debug, metrics=shown)
     if settings.auth.htpasswd is not None and made is not None and not first_run:
         path = str(settings.auth.htpasswd.path)
         # At a level that no setting hides: it is never shown again.

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,12 @@ AS_ROOT = "0 0 "
 
 
 @pytest.fixture
-def root(tmp_path_factory):
+def root():
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    folder = tmp_path_factory.mktemp("served")
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)
-    return folder / "data"
+    with tempfile.TemporaryDirectory(prefix="hatoba-") as folder:  # nobody else enters pytest's
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "data"
 
 
 def started(root: Path, uid: int = 0, **environment: str) -> tuple[str, str]:

@@ -19,8 +19,9 @@ from hatoba.db import sqlite
 from hatoba.testing.images import random_image
 
 IMAGE = random_image(seed=0)
-COMMANDS = (["ls"], ["ls", "team/app"], ["show", "team/app:v1"], ["tag", "team/app:v1", "v2"], ["rm", "team/app:v1"])
-WRITING = COMMANDS[3:]
+READING = (["ls"], ["ls", "team/app"], ["show", "team/app:v1"])
+WRITING = (["tag", "team/app:v1", "v2"], ["rm", "team/app:v1"], ["verify"])
+COMMANDS = (*READING, *WRITING)
 OWNER, STRANGER = 4711, 4712
 # As a command in a process of its own. First it imports more of Python, which may lie where only root reads.
 AS_ROOT = """
