@@ -219,7 +219,7 @@ def test_certbot_renews_under_a_push(town, stack, authority, served, e2e):
     pushing = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert pushing.stdout.readline() == "half-way\n"
-        certbot("renew", "--force-renewal")
+        certbot("renew", "--force-renewal", "--no-random-sleep-on-renew")
         assert saved() != first
         e2e.wait_for(lambda: served() == saved(), "NGINX still has the old certificate")
         assert pushing.communicate("go on\n", timeout=120)[0] == "201\n"
@@ -227,3 +227,38 @@ def test_certbot_renews_under_a_push(town, stack, authority, served, e2e):
         pushing.kill()
         pushing.wait()
     assert "level=error" not in renewing.logs("registry")
+
+
+def test_hatoba_alone_with_its_own_certificate(town, stack, hello, served, e2e):
+    """A new certificate in the folder is taken without a restart."""
+    alone = stack("own-tls")
+    alone.shell("mkdir -p registry/data certs")
+    town.certify(alone.folder / "certs")
+    alone.shell("docker run --rm --entrypoint htpasswd hatoba -Bbn busy bee > registry/registry.password")
+    alone("up", "--detach")
+    login(town, e2e)
+    walk_through(town, hello)
+    assert alone.shell("ls ./registry/data/docker/registry/v2/repositories/").stdout == "pliutau\n"
+    probe = ("exec", "registry", "/opt/hatoba/bin/python", "-m", "hatoba.health")
+    assert alone(*probe).returncode == 0
+    first = served()
+    town.certify(alone.folder / "certs")
+    alone("kill", "--signal", "HUP", "registry")
+    e2e.wait_for(lambda: served() != first, "the old certificate is still served", 60)
+    assert town("pull", IMAGE).returncode == 0
+    log = alone.logs("registry")
+    assert "level=error" not in log
+
+
+def test_a_key_that_the_owner_of_the_data_may_not_read(town, stack, e2e):
+    """certbot's keys are root's; the server is the owner of the data from the start."""
+    alone = stack("own-tls")
+    alone.shell("mkdir -p registry/data certs")
+    town.certify(alone.folder / "certs")
+    os.chown(alone.data, 1000, 1000)
+    (alone.folder / "certs/privkey.pem").chmod(0o600)
+    alone.shell("docker run --rm --entrypoint htpasswd hatoba -Bbn busy bee > registry/registry.password")
+    done = alone("run", "--rm", "--no-TTY", "registry", check=False)
+    assert done.returncode == 2
+    said = "hatoba: /certs/privkey.pem cannot be read by uid 1000: Permission denied"
+    assert said in (done.stdout + done.stderr).splitlines()
