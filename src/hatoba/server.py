@@ -347,4 +347,4 @@ async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Stre
     if isinstance(address, Path):
         return await asyncio.open_unix_connection(address)
     host, port = address
-    return await asyncio.open_connection({"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host), port)  # noqa: S104
+    return await asyncio.open_connection(health.REACHED_AT.get(host, host), port)
