@@ -46,7 +46,8 @@ _HEADER_BYTES = 64 * 1024
 _READY_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
 _DEBUG_BACKLOG = 16
-_SPARE_SLOTS = 2
+# Workers that were replaced go on while an upload of theirs does; a slot that nobody used takes no memory.
+_SLOTS_A_WORKER = 32
 
 Address = tuple[str, int] | Path  # host and port, or a socket's path
 
@@ -131,7 +132,7 @@ class _Worker:
     async def _listen(self) -> None:
         """What is to be done once granian has opened the port, which it does after startup is complete."""
         if isinstance(self._address, tuple):
-            await prepare_port(_stall_seconds(self._settings), self._settings.hatoba.workers)
+            await prepare_port(self._address[1], _stall_seconds(self._settings), self._settings.hatoba.workers)
         self._ready()
         await self._say_listening()
         if self._quiet is not None:
@@ -282,7 +283,7 @@ def _open_debug_port(settings: Settings) -> DebugPort | None:
     if not debug.addr:
         return None
     listener = _bind(*parse_address(debug.addr), "http.debug.addr")
-    board = Board(2 * settings.hatoba.workers + _SPARE_SLOTS) if debug.prometheus.enabled else None
+    board = Board(_SLOTS_A_WORKER * settings.hatoba.workers) if debug.prometheus.enabled else None
     return DebugPort(listener, board)
 
 
