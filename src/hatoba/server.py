@@ -37,7 +37,7 @@ from hatoba.workers import RETIRE, Workers
 _BACKPRESSURE = 16_384
 _OWN_DESCRIPTORS = 64  # databases, locks, uploads being written
 _STREAM_WINDOW_BYTES = 512 * 1024
-_STREAMS = 128
+_STREAMS = 100
 _HEADER_BYTES = 64 * 1024
 _READY_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
