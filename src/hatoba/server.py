@@ -41,7 +41,10 @@ from hatoba.workers import RETIRE, Workers
 _BACKPRESSURE = 16_384
 _OWN_DESCRIPTORS = 64  # databases, locks, uploads being written
 _STREAM_WINDOW_BYTES = 512 * 1024
-_STREAMS = 128
+_FRAME_BYTES = (
+    256 * 1024
+)  # each frame of a body is one call of `receive`: with the usual 16 KiB uploads take thrice as long
+_STREAMS = 100
 _HEADER_BYTES = 64 * 1024
 _READY_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
@@ -192,6 +195,7 @@ def _workers(settings: Settings, address: Address) -> Workers:
             initial_stream_window_size=_STREAM_WINDOW_BYTES,
             initial_connection_window_size=16 * _STREAM_WINDOW_BYTES,
             max_concurrent_streams=_STREAMS,
+            max_frame_size=_FRAME_BYTES,
             max_headers_size=_HEADER_BYTES,
         ),
         log_level=LogLevels.error,

@@ -187,13 +187,9 @@ class Authority:
         self.folder, self.ca = folder, folder / "ca.pem"
         self._openssl(f"req -x509 {_NEW_KEY} -days 2 -keyout ca.key -out ca.pem -subj /CN=authority")
 
-    def issue(self, name: str, *hosts: str, form: str = "sec1") -> tuple[Path, Path]:
-        """A certificate for hosts and its key; of a client when there are none. `form`: sec1, pkcs8 or pkcs1."""
-        make = "genrsa -traditional" if form == "pkcs1" else "ecparam -name prime256v1 -genkey"
-        self._openssl(f"{make} -out {name}.key")
-        if form == "pkcs8":
-            self._openssl(f"pkcs8 -topk8 -nocrypt -in {name}.key -out {name}.key8")
-            (self.folder / f"{name}.key8").rename(self.folder / f"{name}.key")
+    def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
+        """A certificate for hosts and its key, `BEGIN EC PRIVATE KEY` as certbot's; of a client without hosts."""
+        self._openssl(f"ecparam -name prime256v1 -genkey -out {name}.key")
         names = ",".join(f"{'IP' if host[-1].isdigit() else 'DNS'}:{host}" for host in hosts)
         usage = f"extendedKeyUsage=serverAuth\nsubjectAltName={names}\n" if hosts else "extendedKeyUsage=clientAuth\n"
         (self.folder / f"{name}.ext").write_text(usage)
