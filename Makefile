@@ -8,7 +8,7 @@ N      ?= 20000
 SEED   ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format check reference big fuzz abuse faults clean
+.PHONY: help setup serve test lint format check reference big fuzz abuse faults load clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,9 @@ abuse: $(VENV)/.tests ## vanishing, lying and flooding clients, and what the ser
 
 faults: $(VENV)/.tests ## N=200 registries that lose power, are killed or have a failing disk, and what is left; SEED=1
 	PYTHONPATH=tests $(BIN)/python -m faults -n $(N) --seed $(SEED) $(ARGS)
+
+load: $(VENV)/.tests ## 64 clients push and 256 pull beside 2,000 idle connections, for a minute
+	PYTHONPATH=tests $(BIN)/python -m load $(ARGS)
 
 clean: ## remove .venv and caches; never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist
