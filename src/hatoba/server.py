@@ -126,9 +126,10 @@ class _Worker:
                 listening = loop.create_task(self._listen())
                 await receive()
                 listening.cancel()
-        except HatobaError as error:
-            structlog.stdlib.get_logger("hatoba").error("a worker cannot start", reason=error.message)
-            await send({"type": "lifespan.startup.failed", "message": error.message})
+        except (HatobaError, OSError) as error:  # OSError: a disk that fails while folders are made and opened
+            reason = error.message if isinstance(error, HatobaError) else f"{error.filename}: {error.strerror}"
+            structlog.stdlib.get_logger("hatoba").error("a worker cannot start", reason=reason)
+            await send({"type": "lifespan.startup.failed", "message": reason})
             return
         await send({"type": "lifespan.shutdown.complete"})
 
