@@ -221,6 +221,17 @@ def test_a_backup_by_whoever_may_only_read(owned, closed):
         assert (copy / "hatoba/metadata.db").exists()
 
 
+def test_root_builds_a_lost_database_as_its_owner(owned):
+    for file in (owned.root / "hatoba").glob("*.db*"):
+        file.unlink()
+    result = run(owned, "", "import")
+    assert result.returncode == 0, result.stderr
+    assert "new: 1 manifests" in result.stderr
+    assert {path.stat().st_uid for path in owned.root.rglob("*")} == {OWNER}
+    result = run(owned, AS_STRANGER, "import")
+    assert (result.returncode, f"belongs to uid {OWNER}" in result.stderr) == (1, True), result.stderr
+
+
 def test_root_that_may_not_become_the_owner(owned, monkeypatch):
     def refuse(groups):
         raise PermissionError(1, "Operation not permitted")
