@@ -41,7 +41,10 @@ from hatoba.workers import RETIRE, Workers
 _BACKPRESSURE = 16_384
 _OWN_DESCRIPTORS = 64  # databases, locks, uploads being written
 _STREAM_WINDOW_BYTES = 512 * 1024
-_STREAMS = 128
+_FRAME_BYTES = (
+    256 * 1024
+)  # each frame of a body is one call of `receive`: with the usual 16 KiB uploads take thrice as long
+_STREAMS = 100
 _HEADER_BYTES = 64 * 1024
 _READY_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
@@ -123,9 +126,10 @@ class _Worker:
                 listening = loop.create_task(self._listen())
                 await receive()
                 listening.cancel()
-        except HatobaError as error:
-            structlog.stdlib.get_logger("hatoba").error("a worker cannot start", reason=error.message)
-            await send({"type": "lifespan.startup.failed", "message": error.message})
+        except (HatobaError, OSError) as error:  # OSError: a disk that fails while folders are made and opened
+            reason = error.message if isinstance(error, HatobaError) else f"{error.filename}: {error.strerror}"
+            structlog.stdlib.get_logger("hatoba").error("a worker cannot start", reason=reason)
+            await send({"type": "lifespan.startup.failed", "message": reason})
             return
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -192,6 +196,7 @@ def _workers(settings: Settings, address: Address) -> Workers:
             initial_stream_window_size=_STREAM_WINDOW_BYTES,
             initial_connection_window_size=16 * _STREAM_WINDOW_BYTES,
             max_concurrent_streams=_STREAMS,
+            max_frame_size=_FRAME_BYTES,
             max_headers_size=_HEADER_BYTES,
         ),
         log_level=LogLevels.error,
@@ -348,4 +353,4 @@ async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Stre
     if isinstance(address, Path):
         return await asyncio.open_unix_connection(address)
     host, port = address
-    return await asyncio.open_connection({"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host), port)  # noqa: S104
+    return await asyncio.open_connection(health.REACHED_AT.get(host, host), port)
