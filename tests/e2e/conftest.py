@@ -176,24 +176,20 @@ def free_port():
     return find_port
 
 
+_NEW_KEY = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+
+
 class Authority:
     """A private certificate authority made with openssl, in a folder of its own: `ca` is its certificate."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.folder, self.ca = folder, folder / "ca.pem"
-        self._openssl(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout ca.key -out ca.pem"
-            " -subj /CN=authority"
-        )
+        self._openssl(f"req -x509 {_NEW_KEY} -days 2 -keyout ca.key -out ca.pem -subj /CN=authority")
 
-    def issue(self, name: str, *hosts: str, form: str = "sec1") -> tuple[Path, Path]:
-        """A certificate for hosts and its key; of a client when there are none. `form`: sec1, pkcs8 or pkcs1."""
-        make = "genrsa -traditional" if form == "pkcs1" else "ecparam -name prime256v1 -genkey"
-        self._openssl(f"{make} -out {name}.key")
-        if form == "pkcs8":
-            self._openssl(f"pkcs8 -topk8 -nocrypt -in {name}.key -out {name}.key8")
-            (self.folder / f"{name}.key8").rename(self.folder / f"{name}.key")
+    def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
+        """A certificate for hosts and its key, `BEGIN EC PRIVATE KEY` as certbot's; of a client without hosts."""
+        self._openssl(f"ecparam -name prime256v1 -genkey -out {name}.key")
         names = ",".join(f"{'IP' if host[-1].isdigit() else 'DNS'}:{host}" for host in hosts)
         usage = f"extendedKeyUsage=serverAuth\nsubjectAltName={names}\n" if hosts else "extendedKeyUsage=clientAuth\n"
         (self.folder / f"{name}.ext").write_text(usage)
@@ -376,58 +372,45 @@ RECIPE = (
 )
 
 
-class Authority:
-    """A CA with an intermediate one, by openssl. Each certificate is for 127.0.0.1 unless another name is given."""
+class Chains(Authority):
+    """An authority with an intermediate one below it, which signs for any name and time."""
 
     def __init__(self, folder: Path) -> None:
         needed("openssl")
-        self.folder = folder
+        super().__init__(folder)
         (folder / "index").touch()
         (folder / "ca.cnf").write_text(
             f"[ca]\ndefault_ca=d\n[d]\ndatabase={folder}/index\nnew_certs_dir={folder}\nrand_serial=yes\n"
             "default_md=sha256\npolicy=p\nunique_subject=no\n[p]\ncommonName=supplied\n"
-            "[authority]\nbasicConstraints=critical,CA:true\nsubjectKeyIdentifier=hash\n"
         )
-        self.root = self._self_signed("root", "CA:true")
-        self._sign("middle", "root", "basicConstraints=critical,CA:true", "20200101000000Z", "20991231000000Z")
+        self._sign("middle", "ca", "basicConstraints=critical,CA:true", "20200101000000Z", "20991231000000Z")
 
-    def issue(
+    def chain(
         self, name: str, *, names: str = "IP:127.0.0.1", begin: str = "20200101000000Z", end: str = "20991231000000Z",
         whole: bool = True,
     ) -> tuple[Path, Path]:  # fmt: skip
-        """Certificate, with the intermediate one behind it if `whole`, and key."""
+        """A certificate, with the intermediate one behind it if `whole`, and its key."""
         self._sign(name, "middle", f"subjectAltName={names}", begin, end)
-        chain = self.folder / f"{name}-chain.pem"
+        path = self.folder / f"{name}-chain.pem"
         parts = [name, "middle"] if whole else [name]
-        chain.write_text("".join((self.folder / f"{part}.pem").read_text() for part in parts))
-        return chain, self.folder / f"{name}.key"
+        path.write_text("".join((self.folder / f"{part}.pem").read_text() for part in parts))
+        return path, self.folder / f"{name}.key"
 
     def self_signed(self) -> tuple[Path, Path]:
-        return self._self_signed("own", "CA:false", "subjectAltName=IP:127.0.0.1"), self.folder / "own.key"
-
-    def _self_signed(self, name: str, constraint: str, *more: str) -> Path:
-        extensions = [part for text in (f"basicConstraints=critical,{constraint}", *more) for part in ("-addext", text)]
-        self._run(
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
-            "-subj", f"/CN=hatoba test {name}", "-keyout", f"{name}.key", "-out", f"{name}.pem", *extensions,
-        )  # fmt: skip
-        return self.folder / f"{name}.pem"
+        """One for 127.0.0.1 that is its own authority, and its key."""
+        self._openssl(
+            f"req -x509 {_NEW_KEY} -days 2 -subj /CN=own -keyout own.key -out own.pem "
+            "-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:false"
+        )
+        return self.folder / "own.pem", self.folder / "own.key"
 
     def _sign(self, name: str, by: str, extensions: str, begin: str, end: str) -> None:
-        self._run(
-            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN=hatoba test {name}",
-            "-keyout", f"{name}.key", "-out", f"{name}.csr",
-        )  # fmt: skip
+        self._openssl(f"req {_NEW_KEY} -subj /CN={name} -keyout {name}.key -out {name}.csr")
         (self.folder / f"{name}.ext").write_text(extensions)
-        self._run(
-            "ca", "-batch", "-notext", "-config", "ca.cnf", "-cert", f"{by}.pem", "-keyfile", f"{by}.key",
-            "-startdate", begin, "-enddate", end, "-extfile", f"{name}.ext", "-in", f"{name}.csr",
-            "-out", f"{name}.pem",
-        )  # fmt: skip
-
-    def _run(self, *arguments: str) -> None:
-        done = subprocess.run(["openssl", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        self._openssl(
+            f"ca -batch -notext -config ca.cnf -cert {by}.pem -keyfile {by}.key -startdate {begin} -enddate {end} "
+            f"-extfile {name}.ext -in {name}.csr -out {name}.pem"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
+import json
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import parse_qs, urlsplit
 
 import bcrypt
 import httpx
@@ -30,8 +34,7 @@ HTML = "default_type text/html; return 200 '<html>Welcome</html>';"
 def stack(e2e, tmp_path_factory):
     """hatoba and Docker's registry, with an NGINX whose every `server` has another fault: names to their ports."""
     folder = tmp_path_factory.mktemp("stack")
-    (folder / "ca").mkdir()
-    nginx, authority = e2e.Nginx(), e2e.Authority(folder / "ca")
+    nginx, authority = e2e.Nginx(), e2e.Chains(folder / "ca")
     with contextlib.ExitStack() as running:
         running.callback(nginx.stop)
         upstreams = {name: _serve(e2e, running, folder, name, text) for name, text in REGISTRIES.items()}
@@ -39,11 +42,11 @@ def stack(e2e, tmp_path_factory):
         port = {name: int(upstream.rpartition(":")[2]) for name, upstream in upstreams.items()} | {"silent": silent}
         upstreams |= {"silent": f"127.0.0.1:{silent}", "dead": f"127.0.0.1:{e2e.find_port()}"}
         chains = {
-            "right": authority.issue("right"),
-            "expired": authority.issue("expired", end="20250101000000Z"),
-            "future": authority.issue("future", begin="20900101000000Z"),
-            "name": authority.issue("name", names="DNS:registry.example.com,DNS:other.example.com"),
-            "incomplete": authority.issue("incomplete", whole=False),
+            "right": authority.chain("right"),
+            "expired": authority.chain("expired", end="20250101000000Z"),
+            "future": authority.chain("future", begin="20900101000000Z"),
+            "name": authority.chain("name", names="DNS:registry.example.com,DNS:other.example.com"),
+            "incomplete": authority.chain("incomplete", whole=False),
             "own": authority.self_signed(),
         }
         for name, chain in chains.items():
@@ -53,12 +56,16 @@ def stack(e2e, tmp_path_factory):
         for name, (upstream, inside, outside) in _proxies(e2e.RECIPE, nginx.folder / "noroom").items():
             chain = chains["right"] if "scheme" in name else None
             port[name] = nginx.add(upstreams[upstream], inside, outside=outside, tls=chain)
+        elsewhere = _elsewhere(nginx, upstreams["relative"])
+        moved = f"if ($request_method = GET) {{ return 307 http://127.0.0.1:{elsewhere}$request_uri; }}"
+        blobs = f"client_max_body_size 0; location ~ /blobs/sha256 {{ {moved} proxy_pass http://UPSTREAM; }}"
+        port["blobs elsewhere"] = nginx.add(upstreams["relative"], e2e.RECIPE, outside=blobs)
         noroom = nginx.folder / "noroom"
         noroom.mkdir()
         nginx.start()
         noroom.chmod(0)
         running.callback(noroom.chmod, 0o755)
-        yield SimpleNamespace(port=port, root=authority.root, upstreams=upstreams, nginx=nginx)
+        yield SimpleNamespace(port=port, root=authority.ca, upstreams=upstreams, nginx=nginx)
 
 
 REGISTRIES = {
@@ -94,6 +101,13 @@ def _serve(e2e, running, folder: Path, name: str, kind: str) -> str:
     running.callback(server.kill)
     e2e.wait_for(lambda: e2e._listens(int(where.rpartition(":")[2])), lambda: server.err)
     return where
+
+
+def _elsewhere(nginx, upstream: str) -> int:
+    """As an object store: it gives blobs to whoever knows where they are, and refuses whoever sends a password."""
+    signed = base64.b64encode(f"bob:{PASSWORD}".encode()).decode()
+    inside = f"proxy_set_header Authorization 'Basic {signed}';"
+    return nginx.add(upstream, inside, outside="if ($http_authorization) { return 400; }")
 
 
 def _proxies(recipe: str, noroom: Path) -> dict[str, tuple[str, str, str]]:
@@ -184,7 +198,8 @@ def faults(output: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["relative", "absolute", "docker", "right", "right absolute", "right docker", "tls right"]
+    "name",
+    ["relative", "absolute", "docker", "right", "right absolute", "right docker", "tls right", "blobs elsewhere"],
 )
 def test_all_is_well(stack, doctor, name):
     code, output = doctor(name)
@@ -338,6 +353,71 @@ def test_clock(e2e):
     assert "the server's clock is 86400 s behind" in faults(done.output)[0]
 
 
+class Tokens(http.server.BaseHTTPRequestHandler):
+    """A token server, for Docker's registry to trust: RS256 by openssl, for whoever has the password."""
+
+    def do_GET(self):
+        signed = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"bob:{PASSWORD}".encode()).decode()
+        query = parse_qs(urlsplit(self.path).query)
+        access = []
+        for scope in query.get("scope", []):
+            kind, name, actions = scope.split(":")
+            access.append({"type": kind, "name": name, "actions": actions.split(",")})
+        now = int(time.time())
+        claims = {
+            "iss": "tests", "sub": "bob", "aud": query["service"][0], "exp": now + 60, "nbf": now - 5, "iat": now,
+            "jti": "1", "access": access,
+        }  # fmt: skip
+        der = ssl.PEM_cert_to_DER_cert((self.server.folder / "token.pem").read_text())
+        header = {"typ": "JWT", "alg": "RS256", "x5c": [base64.b64encode(der).decode()]}
+        parts = b".".join(_base64(json.dumps(part).encode()) for part in (header, claims))
+        command = ["openssl", "dgst", "-sha256", "-sign", self.server.folder / "token.key"]
+        signature = subprocess.run(command, input=parts, capture_output=True, check=True).stdout
+        body = json.dumps({"token": (parts + b"." + _base64(signature)).decode()}).encode() if signed else b"{}"
+        self.send_response(200 if signed else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def _base64(content: bytes) -> bytes:
+    return base64.urlsafe_b64encode(content).rstrip(b"=")
+
+
+def test_tokens(e2e, start, tmp_path):
+    """Docker's registry with a token server, as Docker Hub has one."""
+    e2e.needed("docker-registry", "openssl")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tokens", "-days", "2"]
+    subprocess.run(
+        [*command, "-keyout", "token.key", "-out", "token.pem"], cwd=tmp_path, capture_output=True, check=True
+    )
+    where = f"127.0.0.1:{e2e.find_port()}"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tokens) as server:
+        server.folder = tmp_path
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        (tmp_path / "config.yml").write_text(
+            f"version: 0.1\nstorage: {{inmemory: {{}}, delete: {{enabled: true}}}}\n"
+            f"http: {{addr: '{where}', secret: x}}\n"
+            f"auth: {{token: {{realm: 'http://127.0.0.1:{server.server_port}/token', service: tests, issuer: tests, "
+            f"rootcertbundle: {tmp_path / 'token.pem'}}}}}\n"
+        )
+        registry = start("docker-registry", "serve", tmp_path / "config.yml", name="docker-registry")
+        e2e.wait_for(lambda: e2e._listens(int(where.rpartition(":")[2])), lambda: registry.err)
+        found = {
+            password: CliRunner().invoke(hatoba_app(), ["doctor", f"http://{where}", "-u", "bob", "-p", password])
+            for password in (PASSWORD, "guess")
+        }
+        server.shutdown()
+        thread.join()
+    assert (found[PASSWORD].exit_code, faults(found[PASSWORD].output)) == (0, []), found[PASSWORD].output
+    assert "sign-in with Bearer" in found[PASSWORD].output
+    assert (found["guess"].exit_code, "wrong user or password" in found["guess"].output) == (1, True)
+
+
 def _command(e2e, stack, name, **options):
     return subprocess.Popen(
         [e2e.HATOBA, "doctor", f"http://127.0.0.1:{stack.port[name]}", "-u", "bob"],
@@ -348,6 +428,12 @@ def _command(e2e, stack, name, **options):
 
 def _catalog(e2e, stack, name):
     return httpx.get(f"http://127.0.0.1:{stack.port[name]}/v2/_catalog", auth=("bob", PASSWORD)).json()["repositories"]
+
+
+def test_no_password_on_standard_input(e2e, stack):
+    process = _command(e2e, stack, "right")
+    _, err = process.communicate("", timeout=120)
+    assert (process.returncode, err.startswith("hatoba: there is no password: -p")) == (2, True)
 
 
 def test_the_password_on_standard_input(e2e, stack):

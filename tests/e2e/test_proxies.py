@@ -40,9 +40,8 @@ def stack(e2e, tmp_path_factory):
     """`registries` by name, the `port`s of NGINX by what it tells, and the `folder` with the CA for clients."""
     e2e.needed("skopeo")
     folder = tmp_path_factory.mktemp("stack")
-    (folder / "ca").mkdir()
     authority, nginx = e2e.Authority(folder / "ca"), e2e.Nginx()
-    tls, host = authority.issue("server"), f"127.0.0.1:{e2e.find_port()}"
+    tls, host = authority.issue("server", "127.0.0.1"), f"127.0.0.1:{e2e.find_port()}"
     options = {"whole": "relativeurls: false", "paths": "relativeurls: true", "host": f"host: 'https://{host}'"}
     with contextlib.ExitStack() as running:
         running.callback(nginx.stop)
@@ -65,7 +64,7 @@ def stack(e2e, tmp_path_factory):
         nginx.start()
         for registry in registries.values():
             registry.ready()
-        yield SimpleNamespace(registries=registries, port=port, folder=folder, root=authority.root)
+        yield SimpleNamespace(registries=registries, port=port, folder=folder, root=authority.ca)
 
 
 @pytest.fixture

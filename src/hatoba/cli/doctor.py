@@ -32,7 +32,6 @@ _Password = Annotated[
         help="The password; better not here, where others on this machine see it, but in the variable, on standard "
         "input or typed in.",
         show_default=False,
-        show_envvar=False,
     ),
 ]
 
@@ -102,7 +101,10 @@ def _password(user: str, given: str | None) -> str:
     if sys.stdin.isatty():
         typed: str = typer.prompt("Password", hide_input=True, err=True)
         return typed
-    return read_password()
+    read = read_password()
+    if not read:
+        raise ConfigError("there is no password: -p, HATOBA_PASSWORD, or a line on standard input")
+    return read
 
 
 def _context(ca: Path | None, *, insecure: bool) -> ssl.SSLContext:

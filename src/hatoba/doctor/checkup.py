@@ -56,18 +56,13 @@ class Fault(Exception):
     """A step cannot go on; the message is the culprit."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Blob:
-    media_type: str
-    body: bytes
+    """Bytes with the type under which manifests name them; the digest is made once, outside of what is timed."""
 
-    @property
-    def digest(self) -> str:
-        return str(Digest.of(self.body))
-
-    @property
-    def descriptor(self) -> dict[str, str | int]:
-        return {"mediaType": self.media_type, "digest": self.digest, "size": len(self.body)}
+    def __init__(self, media_type: str, body: bytes) -> None:
+        self.body = body
+        self.digest = str(Digest.of(body))
+        self.descriptor = {"mediaType": media_type, "digest": self.digest, "size": len(body)}
 
 
 class Checkup:
@@ -109,7 +104,11 @@ class Checkup:
                     break
                 self._do(f"pull {words}", lambda image=image: self._pull(image))  # type: ignore[misc]
         finally:
-            self._do("delete", self._tidy)
+            try:
+                self._do("delete", self._tidy)
+            except KeyboardInterrupt:  # the second one: then there is no time
+                self._say(Finding("left", self._step, f"what is in {self._name}"))
+                raise
 
     def _do(self, step: str, work: Callable[[], str]) -> bool:
         """Whether the step could be done; it may have been complained of all the same."""
@@ -167,8 +166,7 @@ class Checkup:
     # The steps
 
     def _reach(self) -> str:
-        found, _ = self._client.connect()
-        return f"{found} answers at port {self._address.port}"
+        return f"{self._client.reach()} answers at port {self._address.port}"
 
     def _secure(self) -> str:
         with self._client.handshake() as connection:
@@ -177,8 +175,12 @@ class Checkup:
         if not certificate:
             self._note("the certificate is not checked (--insecure)")
             return f"{version}"
-        end = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
-        if end - datetime.now(UTC) < _SOON:
+        begin, end = (
+            datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate[when])), UTC)
+            for when in ("notBefore", "notAfter")
+        )
+        # Some live for hours, and are renewed as often.
+        if end - datetime.now(UTC) < min(_SOON, (end - begin) / 4):
             self._note(f"the certificate expires soon, on {end:%Y-%m-%d}: renew it")
         return f"{version}, certificate for {shown(', '.join(names))}, valid until {end:%Y-%m-%d}"
 
@@ -200,6 +202,8 @@ class Checkup:
             self._note(
                 f"Docker's clients know no path such as {self._address.path}: for them the registry must be at /v2/"
             )
+        if self._address.scheme == "http" and not self._address.is_loopback:
+            self._note("plain HTTP: passwords go in the clear, and Docker refuses it but for its insecure-registries")
         asked = challenge(answer)
         sign_in = f"sign-in with {shown(asked[0].capitalize())}" if asked else "no sign-in"
         return f"a registry, {sign_in}"
@@ -227,12 +231,9 @@ class Checkup:
             return ""
         if self._user is None:
             raise ConfigError("the registry wants a user: hatoba doctor URL -u USER")
-        if self._address.scheme == "http" and not self._address.is_loopback:
-            self._note("the password goes over the line in the clear: use TLS")
-        if asked is None or asked[0] == "basic":
-            self._client.sign_in()
-        elif asked[0] != "bearer":
+        if asked and asked[0] not in {"basic", "bearer"}:
             raise Fault(f"sign-in with {shown(asked[0])} is nothing that Docker's clients know")
+        self._client.sign_in(by_token=asked is not None and asked[0] == "bearer")
         answer = self._client.request(Call("GET", path))
         if answer.status != HTTPStatus.OK:
             raise Fault(culprits.of_status(answer, self._address))
@@ -262,11 +263,9 @@ class Checkup:
         answer = self._client.request(Call("PATCH", self._session, blob.body, _OCTETS, chunked=True))
         self._expect(answer, 202)
         self._session = self._locate(answer)
-        arrived = answer.header("range")
-        if arrived != f"0-{len(blob.body) - 1}":
-            raise Fault(
-                f"of {len(blob.body)} bytes the registry has Range {shown(arrived) or 'none'}: a proxy cut the body"
-            )
+        arrived = answer.header("range").removeprefix("bytes=")
+        if arrived and arrived != f"0-{len(blob.body) - 1}":
+            raise Fault(f"of {len(blob.body)} bytes the registry has {shown(arrived)}: a proxy cut the body")
         joined = f"{self._session}{'&' if '?' in self._session else '?'}digest={blob.digest}"
         self._blobs.append(blob.digest)
         answer = self._client.request(Call("PUT", joined, headers=_OCTETS))
@@ -287,15 +286,26 @@ class Checkup:
         for blob in (config, layer):
             path, most = f"{self._repository}/blobs/{blob.digest}", len(blob.body) + 1
             answer = self._client.request(Call("GET", path, most=most))
-            where = urljoin(f"{self._address.origin}{path}", answer.header("location"))
-            if answer.status == HTTPStatus.TEMPORARY_REDIRECT and urlsplit(where).netloc != self._address.authority:
-                answer = self._client.follow(where, most)  # where an object store keeps it
+            if answer.status == HTTPStatus.TEMPORARY_REDIRECT:
+                answer = self._follow(answer, most)
             self._check_content(answer, blob)
         return f"{len(layer.body) / MIB / (time.perf_counter() - started):.0f} MiB/s"
+
+    def _follow(self, answer: Answer, most: int) -> Answer:
+        """The bytes from the object store that keeps them; a redirect within the registry is not one."""
+        where = answer.header("location")
+        try:
+            if urlsplit(where).netloc in {"", self._address.authority}:
+                return answer
+            return self._client.follow(where, most)
+        except (ValueError, ConfigError):
+            raise Fault(f"Location is no address: {shown(where)}") from None
 
     # What every answer has to be
 
     def _expect(self, answer: Answer, status: int) -> None:
+        if answer.status == HTTPStatus.UNAUTHORIZED and self._user is None:
+            raise Fault(f"the registry wants a user for {answer.method}: hatoba doctor URL -u USER")
         if answer.status != status:
             raise Fault(culprits.of_status(answer, self._address))
 

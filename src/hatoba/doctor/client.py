@@ -126,22 +126,24 @@ class Client:
         self._credentials = credentials
         self._timeout = timeout
         self._authorization = ""
+        self._dances = False
 
     def request(self, call: Call) -> Answer:
         """One request and its answer; raises Broken.
 
-        A token is fetched, and the request made again, where the registry wants one.
+        A token is fetched, and the request made again, where the registry wants one and `sign_in` was called.
         """
         answer = self._exchange(self.address, self._signed(call))
         asked = challenge(answer)
-        if answer.status != HTTPStatus.UNAUTHORIZED or asked is None or asked[0] != "bearer":
+        if answer.status != HTTPStatus.UNAUTHORIZED or asked is None or not self._dances:
             return answer
         return self._exchange(self.address, self._signed(call)) if self._fetch_token(asked[1]) else answer
 
-    def sign_in(self) -> None:
-        """Send user and password with every request from now on."""
-        if self._credentials is not None:
+    def sign_in(self, *, by_token: bool) -> None:
+        """From now on send user and password with every request, or fetch tokens with them where they are asked for."""
+        if self._credentials is not None and not by_token:
             self._authorization = _basic(*self._credentials)
+        self._dances = by_token
 
     def follow(self, location: str, most: int) -> Answer:
         """GET an address elsewhere, where a blob is kept, without credentials; raises Broken, ConfigError."""
@@ -149,11 +151,10 @@ class Client:
         where = f"{parts.path}?{parts.query}" if parts.query else parts.path
         return self._exchange(Address.parse(f"{parts.scheme}://{parts.netloc}"), Call("GET", where, most=most))
 
-    def connect(self) -> tuple[str, float]:
-        """The registry's IP address, and how long it took to reach; raises Broken."""
-        started = time.perf_counter()
+    def reach(self) -> str:
+        """The IP address at which somebody listens; raises Broken."""
         with contextlib.closing(self._socket(self.address)) as connection:
-            return str(connection.getpeername()[0]), time.perf_counter() - started
+            return str(connection.getpeername()[0])
 
     @contextlib.contextmanager
     def handshake(self, context: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
@@ -210,9 +211,12 @@ class Client:
 
     def _fetch_token(self, asked: Mapping[str, str]) -> bool:
         """Docker's token dance: user and password go to the realm, which gives a token for the scope."""
-        parts = urlsplit(asked.get("realm", ""))
+        try:
+            parts = urlsplit(asked.get("realm", ""))
+            realm = Address.parse(f"{parts.scheme}://{parts.netloc}")
+        except (ValueError, ConfigError):
+            return False
         query = urlencode({name: asked[name] for name in ("service", "scope") if name in asked})
-        realm = Address.parse(f"{parts.scheme}://{parts.netloc}")
         # Nobody who may have changed the challenge on its way is handed a password that was safe so far.
         if self._credentials is None or (realm.scheme, self.address.scheme) == ("http", "https"):
             return False
@@ -253,7 +257,7 @@ def _send(connection: http.client.HTTPConnection, call: Call) -> Exception | Non
             connection.send(b"%x\r\n%b\r\n" % (len(part), part) if call.chunked else part)
         if call.chunked:
             connection.send(b"0\r\n\r\n")
-    except OSError as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last two: a path that is none
         return error
     return None
 
