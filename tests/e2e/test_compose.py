@@ -13,6 +13,7 @@ import pytest
 
 from e2e.town import ADDRESS, NAME
 
+pytestmark = pytest.mark.timeout(900)  # the first of all makes a Debian and an image of it
 STACKS = Path(__file__).parents[2] / "deploy/compose"
 IMAGE = f"{NAME}/pliutau/hello-world:v0"
 HELLO = 'FROM scratch\nCOPY busybox /busybox\nENTRYPOINT ["/busybox", "echo", "Hello, world!"]\n'
