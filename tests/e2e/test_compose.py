@@ -17,6 +17,13 @@ pytestmark = pytest.mark.timeout(900)  # the first of all makes a Debian and an 
 STACKS = Path(__file__).parents[2] / "deploy/compose"
 IMAGE = f"{NAME}/pliutau/hello-world:v0"
 HELLO = 'FROM scratch\nCOPY busybox /busybox\nENTRYPOINT ["/busybox", "echo", "Hello, world!"]\n'
+REGISTRY_2 = """\
+FROM debian-python
+COPY docker-registry /bin/registry
+COPY config.yml /etc/docker/registry/config.yml
+ENTRYPOINT ["registry"]
+CMD ["serve", "/etc/docker/registry/config.yml"]
+"""
 WEB = 'FROM debian-python\nENTRYPOINT ["nginx", "-g", "daemon off;"]\n'
 
 
@@ -24,6 +31,18 @@ WEB = 'FROM debian-python\nENTRYPOINT ["nginx", "-g", "daemon off;"]\n'
 def nginx(town, base_image):
     """Debian's NGINX under the name of Docker Hub's image."""
     town("build", "--quiet", "--tag", "nginx:latest", "-", stdin=WEB)
+
+
+@pytest.fixture(scope="session")
+def registry_2(town, base_image, tmp_path_factory, e2e):
+    """Debian's build of Docker's registry as the image that it stands for."""
+    e2e.needed("docker-registry")
+    folder = tmp_path_factory.mktemp("registry")
+    shutil.copy(shutil.which("docker-registry"), folder)
+    shutil.copy(STACKS.parent / "image/config.yml", folder)
+    (folder / "Dockerfile").write_text(REGISTRY_2)
+    town("build", "--quiet", "--tag", "registry:2", folder)
+    return "registry:2"
 
 
 class Stack:
@@ -119,6 +138,32 @@ def test_the_tutorial(town, stack, hello, e2e, owner):
     tutorial("up", "--detach")
     login(town, e2e)
     assert "v0" in tutorial.shell("docker compose exec registry hatoba ls pliutau/hello-world").stdout
+
+
+def test_one_line_is_changed_and_changed_back(town, stack, hello, registry_2, e2e):
+    """Docker's registry, as root in a folder that somebody made; then hatoba; then Docker's again."""
+    tutorial = stack()
+    town.certify(tutorial.folder / "nginx")
+    tutorial.shell("mkdir -p registry/data")
+    os.chown(tutorial.data, 1000, 1000)
+    tutorial.shell("docker run --rm --entrypoint htpasswd hatoba -Bbn busy bee > registry/registry.password")
+    file = tutorial.folder / "docker-compose.yml"
+    pushed = {}
+    for turn, runs in enumerate((registry_2, "hatoba:latest", registry_2)):
+        lines = file.read_text().splitlines()
+        lines[2] = f"    image: {runs}"
+        file.write_text("\n".join(lines))
+        tutorial("up", "--detach")
+        login(town, e2e)
+        for name, digest in pushed.items():
+            assert digest in town("pull", name).stdout
+            town("image", "rm", "--force", name)
+        (hello / "turn").write_text(str(turn))
+        (hello / "Dockerfile").write_text(f"{HELLO}COPY turn /turn\n")
+        name = f"{NAME}/pliutau/hello-world:v{turn}"
+        town("build", "--tag", name, hello)
+        pushed[name] = town.push(name)
+    assert len(set(pushed.values())) == 3
 
 
 def test_the_password_file_was_forgotten(stack, e2e):
