@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-PLACES = {"docs", "src", "tests", "bench", ".ci"}
+PLACES = {"deploy", "docs", "src", "tests", "bench", ".ci"}
 FILES = {"Makefile", "LICENSE", "pyproject.toml", "constraints.txt", "requirements-dev.txt", "CHANGELOG.md"}
 
 

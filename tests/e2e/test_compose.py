@@ -13,9 +13,17 @@ import pytest
 
 from e2e.town import ADDRESS, NAME
 
+pytestmark = pytest.mark.timeout(900)  # the first of all makes a Debian and an image of it
 STACKS = Path(__file__).parents[2] / "deploy/compose"
 IMAGE = f"{NAME}/pliutau/hello-world:v0"
 HELLO = 'FROM scratch\nCOPY busybox /busybox\nENTRYPOINT ["/busybox", "echo", "Hello, world!"]\n'
+REGISTRY_2 = """\
+FROM debian-python
+COPY docker-registry /bin/registry
+COPY config.yml /etc/docker/registry/config.yml
+ENTRYPOINT ["registry"]
+CMD ["serve", "/etc/docker/registry/config.yml"]
+"""
 WEB = 'FROM debian-python\nENTRYPOINT ["nginx", "-g", "daemon off;"]\n'
 
 
@@ -23,6 +31,18 @@ WEB = 'FROM debian-python\nENTRYPOINT ["nginx", "-g", "daemon off;"]\n'
 def nginx(town, base_image):
     """Debian's NGINX under the name of Docker Hub's image."""
     town("build", "--quiet", "--tag", "nginx:latest", "-", stdin=WEB)
+
+
+@pytest.fixture(scope="session")
+def registry_2(town, base_image, tmp_path_factory, e2e):
+    """Debian's build of Docker's registry as the image that it stands for."""
+    e2e.needed("docker-registry")
+    folder = tmp_path_factory.mktemp("registry")
+    shutil.copy(shutil.which("docker-registry"), folder)
+    shutil.copy(STACKS.parent / "image/config.yml", folder)
+    (folder / "Dockerfile").write_text(REGISTRY_2)
+    town("build", "--quiet", "--tag", "registry:2", folder)
+    return "registry:2"
 
 
 class Stack:
@@ -120,6 +140,32 @@ def test_the_tutorial(town, stack, hello, e2e, owner):
     assert "v0" in tutorial.shell("docker compose exec registry hatoba ls pliutau/hello-world").stdout
 
 
+def test_one_line_is_changed_and_changed_back(town, stack, hello, registry_2, e2e):
+    """Docker's registry, as root in a folder that somebody made; then hatoba; then Docker's again."""
+    tutorial = stack()
+    town.certify(tutorial.folder / "nginx")
+    tutorial.shell("mkdir -p registry/data")
+    os.chown(tutorial.data, 1000, 1000)
+    tutorial.shell("docker run --rm --entrypoint htpasswd hatoba -Bbn busy bee > registry/registry.password")
+    file = tutorial.folder / "docker-compose.yml"
+    pushed = {}
+    for turn, runs in enumerate((registry_2, "hatoba:latest", registry_2)):
+        lines = file.read_text().splitlines()
+        lines[2] = f"    image: {runs}"
+        file.write_text("\n".join(lines))
+        tutorial("up", "--detach")
+        login(town, e2e)
+        for name, digest in pushed.items():
+            assert digest in town("pull", name).stdout
+            town("image", "rm", "--force", name)
+        (hello / "turn").write_text(str(turn))
+        (hello / "Dockerfile").write_text(f"{HELLO}COPY turn /turn\n")
+        name = f"{NAME}/pliutau/hello-world:v{turn}"
+        town("build", "--tag", name, hello)
+        pushed[name] = town.push(name)
+    assert len(set(pushed.values())) == 3
+
+
 def test_the_password_file_was_forgotten(stack, e2e):
     """Docker makes a folder where the file should be."""
     tutorial = stack()
@@ -200,10 +246,11 @@ def test_certbot_renews_under_a_push(town, stack, authority, served, e2e):
     renewing("up", "--detach")
     login(town, e2e)
 
-    def certbot(*words: str) -> None:
+    def certbot(*words) -> None:
+        """As its timer does, from a folder that is not the stack's."""
         places = [f"--{kind}-dir={renewing.folder / 'letsencrypt' / kind}" for kind in ("config", "work", "logs")]
         command = town.inside(Path(sys.executable).with_name("certbot"), *words, "--non-interactive", *places)
-        done = town.as_client(command, cwd=renewing.folder, REQUESTS_CA_BUNDLE=str(town.ca))
+        done = town.as_client(command, cwd=Path("/"), REQUESTS_CA_BUNDLE=str(town.ca))
         assert done.returncode == 0, done.stdout + done.stderr
 
     def saved() -> str:
@@ -211,8 +258,9 @@ def test_certbot_renews_under_a_push(town, stack, authority, served, e2e):
         end = "-----END CERTIFICATE-----"
         return chain.read_text().partition(end)[0] + end
 
-    webroot = ["--webroot", "--webroot-path", "nginx/webroot", "--domain", NAME, "--deploy-hook", "./renewed.sh"]
-    certbot("certonly", *webroot, "--server", authority, "--agree-tos", "--register-unsafely-without-email")
+    webroot = ["--webroot", "--webroot-path", renewing.folder / "nginx/webroot", "--domain", NAME]
+    hook = ["--deploy-hook", renewing.folder / "renewed.sh"]
+    certbot("certonly", *webroot, *hook, "--server", authority, "--agree-tos", "--register-unsafely-without-email")
     e2e.wait_for(lambda: served() == saved(), "NGINX still has the old certificate")
     first = saved()
     command = town.inside("python3", "-c", SLOW_PUSH, NAME)

@@ -10,6 +10,7 @@ from importlib import metadata
 
 import pytest
 
+pytestmark = pytest.mark.timeout(900)  # the first of all makes a Debian and an image of it
 MIB = 1024 * 1024
 PORT = "127.0.0.1:5000"
 BLOB = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # of {}

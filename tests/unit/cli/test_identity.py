@@ -20,6 +20,7 @@ from hatoba.cli.configured import configure
 from hatoba.cli.identity import serve_as_owner
 from hatoba.errors import HatobaError
 telemetry.configure("info", "text")
+os.setgroups([4713])
 uid, root = int(sys.argv[1]), Path(sys.argv[2])
 settings = configure(None, root).settings
 if uid:
