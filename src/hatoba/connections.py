@@ -30,8 +30,8 @@ _IDLE_TIMES = "44xI4xI"
 Peer = tuple[str, int]
 
 
-async def prepare_port(stall_seconds: float, workers: int) -> None:
-    """Wait until this process listens on its port, and tell the kernel how the port is to be treated.
+async def prepare_port(port: int, stall_seconds: float, workers: int) -> None:
+    """Wait until this process listens on `port`, and tell the kernel how the port is to be treated.
 
     Every connection whose client takes nothing of what is sent for `stall_seconds` is ended: granian sends files, and
     what it has taken over from us, without a time-out of its own. Accepted sockets inherit the option.
@@ -43,6 +43,8 @@ async def prepare_port(stall_seconds: float, workers: int) -> None:
     for _ in range(round(_FOUND_SECONDS / _LOOK_SECONDS)):
         found = False
         for each in _sockets(listening=True):
+            if each.getsockname()[1] != port:  # the debug port is there all the time
+                continue
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(stall_seconds * 1000)))
             _prefer_the_newest(each, workers)
             found = True

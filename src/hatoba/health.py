@@ -16,7 +16,8 @@ from pathlib import Path
 VARIABLE = "REGISTRY_HATOBA_ADDRESSFILE"
 _SECONDS = 8.0
 _REQUEST = b"GET /healthz/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-_REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+# Where to knock for every address. "::" is that of both families, and many a container has no ::1.
+REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104
 
 
 def told(address: tuple[str, int] | Path, *, tls: bool = False) -> str:
@@ -42,7 +43,7 @@ def _connected(where: str) -> socket.socket:
         connection.connect(where)
         return connection
     host, port = where.split(" ")
-    return socket.create_connection((_REACHED_AT.get(host, host), int(port)), _SECONDS)
+    return socket.create_connection((REACHED_AT.get(host, host), int(port)), _SECONDS)
 
 
 def _encrypted(connection: socket.socket) -> socket.socket:

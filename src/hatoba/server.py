@@ -41,12 +41,16 @@ from hatoba.workers import RETIRE, Workers
 _BACKPRESSURE = 16_384
 _OWN_DESCRIPTORS = 64  # databases, locks, uploads being written
 _STREAM_WINDOW_BYTES = 512 * 1024
-_STREAMS = 128
+_FRAME_BYTES = (
+    256 * 1024
+)  # each frame of a body is one call of `receive`: with the usual 16 KiB uploads take thrice as long
+_STREAMS = 100
 _HEADER_BYTES = 64 * 1024
 _READY_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
 _DEBUG_BACKLOG = 16
-_SPARE_SLOTS = 2
+# Workers that were replaced go on while an upload of theirs does; a slot that nobody used takes no memory.
+_SLOTS_A_WORKER = 32
 
 Address = tuple[str, int] | Path  # host and port, or a socket's path
 
@@ -122,16 +126,17 @@ class _Worker:
                 listening = loop.create_task(self._listen())
                 await receive()
                 listening.cancel()
-        except HatobaError as error:
-            structlog.stdlib.get_logger("hatoba").error("a worker cannot start", reason=error.message)
-            await send({"type": "lifespan.startup.failed", "message": error.message})
+        except (HatobaError, OSError) as error:  # OSError: a disk that fails while folders are made and opened
+            reason = error.message if isinstance(error, HatobaError) else f"{error.filename}: {error.strerror}"
+            structlog.stdlib.get_logger("hatoba").error("a worker cannot start", reason=reason)
+            await send({"type": "lifespan.startup.failed", "message": reason})
             return
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _listen(self) -> None:
         """What is to be done once granian has opened the port, which it does after startup is complete."""
         if isinstance(self._address, tuple):
-            await prepare_port(_stall_seconds(self._settings), self._settings.hatoba.workers)
+            await prepare_port(self._address[1], _stall_seconds(self._settings), self._settings.hatoba.workers)
         self._ready()
         await self._say_listening()
         if self._quiet is not None:
@@ -191,6 +196,7 @@ def _workers(settings: Settings, address: Address) -> Workers:
             initial_stream_window_size=_STREAM_WINDOW_BYTES,
             initial_connection_window_size=16 * _STREAM_WINDOW_BYTES,
             max_concurrent_streams=_STREAMS,
+            max_frame_size=_FRAME_BYTES,
             max_headers_size=_HEADER_BYTES,
         ),
         log_level=LogLevels.error,
@@ -282,7 +288,7 @@ def _open_debug_port(settings: Settings) -> DebugPort | None:
     if not debug.addr:
         return None
     listener = _bind(*parse_address(debug.addr), "http.debug.addr")
-    board = Board(2 * settings.hatoba.workers + _SPARE_SLOTS) if debug.prometheus.enabled else None
+    board = Board(_SLOTS_A_WORKER * settings.hatoba.workers) if debug.prometheus.enabled else None
     return DebugPort(listener, board)
 
 
@@ -347,4 +353,4 @@ async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Stre
     if isinstance(address, Path):
         return await asyncio.open_unix_connection(address)
     host, port = address
-    return await asyncio.open_connection({"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host), port)  # noqa: S104
+    return await asyncio.open_connection(health.REACHED_AT.get(host, host), port)

@@ -13,7 +13,6 @@ import stat
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.progress import Show
 from hatoba.operations.purge import purge_uploads
+from hatoba.operations.readiness import Readiness
 from hatoba.operations.storage_watch import StorageWatch
 from hatoba.operations.survey import Survey, watch_process
 from hatoba.operations.tree import Report
@@ -65,7 +65,6 @@ from hatoba.web.proxies import Proxies
 from hatoba.web.v2.base import Options, Registry
 
 _STDOUT = 1
-_OVERDUE = timedelta(minutes=1)
 
 
 def root_of(settings: Settings) -> Path | None:
@@ -173,12 +172,12 @@ async def running(settings: Settings, debug: DebugPort | None = None) -> AsyncIt
             proxies=Proxies(settings.hatoba.trustedproxies),
             budget=Budget(settings.hatoba.limits.manifest),
         )
-        problems = Problems(mirror, following, await _watched(settings, stack))
+        readiness = Readiness(mirror, following, await _watched(settings, stack))
         access_log = _access_log(settings, stack)
         app = App(
             registry,
             following,
-            problems.sentences,
+            readiness.sentences,
             access_log,
             settings.http.headers,
             settings.hatoba.limits.stalltimeout.total_seconds(),
@@ -199,7 +198,7 @@ async def running(settings: Settings, debug: DebugPort | None = None) -> AsyncIt
             )
         if debug is not None:
             survey = Survey(database, sessions, root_of(settings), debug.board.workers if debug.board else list)
-            await _open_debug_port(debug, settings, stack, problems, survey)
+            await _open_debug_port(debug, settings, stack, readiness, survey)
         yield app
 
 
@@ -420,33 +419,6 @@ async def _last_settle(mirror: Mirror) -> None:
         await mirror.settle()
 
 
-class Problems:
-    """Why the registry is not ready; nothing that a probe by strangers should not read."""
-
-    def __init__(self, mirror: Mirror, following: Following, storage: StorageWatch | None) -> None:
-        self._mirror = mirror
-        self._following = following
-        self._storage = storage
-
-    async def find(self) -> dict[str, str]:
-        """The check that fails -> what is wrong, in the names of Docker's registry where it has one."""
-        found = {}
-        if self._storage is not None and self._storage.problem is not None:
-            found["storagedriver_filesystem"] = self._storage.problem
-        try:
-            if reading := await self._following.problems():
-                found["tree"] = "; ".join(reading)
-            if overdue := await self._mirror.pending(_OVERDUE):
-                found["links"] = f"{overdue} link files cannot be written"
-        except RegistryError:
-            found["database"] = "the database does not answer"
-        return found
-
-    async def sentences(self) -> list[str]:
-        """What is wrong alone."""
-        return list((await self.find()).values())
-
-
 async def _watched(settings: Settings, stack: contextlib.AsyncExitStack) -> StorageWatch | None:
     root, wanted = root_of(settings), settings.health.storagedriver
     if root is None or not wanted.enabled:
@@ -461,14 +433,14 @@ async def _open_debug_port(
     debug: DebugPort,
     settings: Settings,
     stack: contextlib.AsyncExitStack,
-    problems: Problems,
+    readiness: Readiness,
     survey: Survey,
 ) -> None:
     # Here, not above: prometheus-client takes as long to import as all of the registry's rules, and few want it.
     from hatoba.web.debug import DebugServer, Metrics  # noqa: PLC0415
 
-    metrics = None if debug.board is None else Metrics(debug.board.totals, survey.take, problems.find)
-    server = DebugServer(debug.listener, problems.find, metrics, settings.http.debug.prometheus.path)
+    metrics = None if debug.board is None else Metrics(debug.board.totals, survey.take, readiness.problems)
+    server = DebugServer(debug.listener, readiness.problems, metrics, settings.http.debug.prometheus.path)
     await stack.enter_async_context(server.running())
 
 

@@ -27,7 +27,7 @@ from hatoba.errors import ConfigError
 # What a worker hears when others have taken its place: it answers on, but keeps no connection for a next request.
 RETIRE = signal.SIGUSR1
 
-_LOOK_SECONDS = 2.0  # files that are being written are left alone: changed is what two looks find the same
+_LOOK_SECONDS = 1.0  # files that are being written are left alone: changed is what two looks find the same
 _START_SECONDS = 30.0
 _HANDOVER_SECONDS = 2.0  # for what is in the old workers' queues and within a TLS handshake, which granian would drop
 _PAUSE_SECONDS = 0.1

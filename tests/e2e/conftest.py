@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from e2e.town import Town
+
+REPOSITORY = Path(__file__).parents[2]
 HATOBA = Path(sys.executable).with_name("hatoba")
 REGISTRY = Path(sys.executable).with_name("registry")
 DOCKERFILE = """\
@@ -184,13 +187,9 @@ class Authority:
         self.folder, self.ca = folder, folder / "ca.pem"
         self._openssl(f"req -x509 {_NEW_KEY} -days 2 -keyout ca.key -out ca.pem -subj /CN=authority")
 
-    def issue(self, name: str, *hosts: str, form: str = "sec1") -> tuple[Path, Path]:
-        """A certificate for hosts and its key; of a client when there are none. `form`: sec1, pkcs8 or pkcs1."""
-        make = "genrsa -traditional" if form == "pkcs1" else "ecparam -name prime256v1 -genkey"
-        self._openssl(f"{make} -out {name}.key")
-        if form == "pkcs8":
-            self._openssl(f"pkcs8 -topk8 -nocrypt -in {name}.key -out {name}.key8")
-            (self.folder / f"{name}.key8").rename(self.folder / f"{name}.key")
+    def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
+        """A certificate for hosts and its key, `BEGIN EC PRIVATE KEY` as certbot's; of a client without hosts."""
+        self._openssl(f"ecparam -name prime256v1 -genkey -out {name}.key")
         names = ",".join(f"{'IP' if host[-1].isdigit() else 'DNS'}:{host}" for host in hosts)
         usage = f"extendedKeyUsage=serverAuth\nsubjectAltName={names}\n" if hosts else "extendedKeyUsage=clientAuth\n"
         (self.folder / f"{name}.ext").write_text(usage)
@@ -257,7 +256,7 @@ class Docker:
         (folder / "docker-config").mkdir()
         (folder / "bin").mkdir()
         (folder / "bin/docker").symlink_to(client)
-        self._environment = clean_environment(
+        self.environment = clean_environment(
             DOCKER_HOST=engine, DOCKER_CONFIG=str(folder / "docker-config"), DOCKER_BUILDKIT="0",
             PATH=f"{folder / 'bin'}:{os.environ['PATH']}",
         )  # fmt: skip
@@ -275,7 +274,7 @@ class Docker:
 
     def _run(self, command: list[str], *, check: bool, stdin: str | None) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command, text=True, capture_output=True, check=False, input=stdin or "", env=self._environment
+            command, text=True, capture_output=True, check=False, input=stdin or "", env=self.environment
         )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
@@ -420,6 +419,39 @@ class Chains(Authority):
             f"ca -batch -notext -config ca.cnf -cert {by}.pem -keyfile {by}.key -startdate {begin} -enddate {end} "
             f"-extfile {name}.ext -in {name}.csr -out {name}.pem"
         )
+
+
+@pytest.fixture(scope="session")
+def town():
+    if os.geteuid() != 0:
+        pytest.skip("needs root for dockerd")
+    needed("dockerd", "docker", "debootstrap", "openssl", "ip", "iptables", "nsenter")
+    folder = Path(tempfile.mkdtemp(prefix="hatoba-town-"))
+    town = Town(folder, Docker(docker_clients()[0], f"unix://{folder}/docker.sock", folder))
+    try:
+        wait_for(town.answers, "dockerd does not come up", 60)
+        if town.engine.poll() is not None:
+            pytest.skip(f"dockerd does not run here: {(folder / 'log').read_text().strip().splitlines()[-1]}")
+        yield town
+    finally:
+        town.end()
+
+
+@pytest.fixture(scope="session")
+def base_image(town, request):
+    """Debian with Python and NGINX, in place of images of Docker Hub. The files are kept for the next time."""
+    archive = request.config.cache.mkdir("debian") / "bookworm.tar"
+    if not archive.exists():
+        town.debian(archive)
+    town("import", archive, "debian-python")
+    return "debian-python"
+
+
+@pytest.fixture(scope="session")
+def image(town, base_image):
+    """hatoba's image as `make image` builds it, where there is no network."""
+    town.shell(f"make -C {REPOSITORY} image BASE={base_image} OFFLINE=1 ARGS='--network none'")
+    return "hatoba:latest"
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from faults import power, servers, upsets
@@ -39,23 +39,46 @@ _SHM_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Cases `first` to `last` of one kind; of a recorded run if the kind is power."""
+    """Cases `first` to `last` of one kind; of a recorded run if the kind is power, maybe `without` an fsync."""
 
     kind: str
     seed: int
     first: int
     last: int
+    without: str = ""
 
 
-def batches(number: int, seed: int) -> Iterator[Batch]:
-    """Together so many cases, the dear ones first."""
+def until_seen(place: str, folder: Path, kept: Path, total: Total) -> None:
+    """Losses of power without the fsyncs of one place until one is seen, or far more than that takes."""
+    for number in range(2, 14):  # the first two have databases elsewhere, where fewer fsyncs cover for others
+        if not total.violations:
+            total.add(*run(Batch("power", number, 0, _A_RUN - 1, place), folder, kept))
+
+
+def batches(number: int, seed: int) -> list[Batch]:
+    """Together so many cases, mixed: whoever ends a long run early has had some of each."""
     counts = {kind: number * share // 100 for kind, share in SHARES.items()}
     counts["power"] += number - sum(counts.values())
-    for kind in reversed(SHARES):
-        if kind != "power":
-            yield from (Batch(kind, seed, case, case) for case in range(counts[kind]))
-    for run, first in enumerate(range(0, counts["power"], _A_RUN)):
-        yield Batch("power", 1000 * seed + run, 0, min(_A_RUN, counts["power"] - first) - 1)
+    chosen = [Batch(kind, seed, case, case) for kind in SHARES if kind != "power" for case in range(counts[kind])]
+    for run_, first in enumerate(range(0, counts["power"], _A_RUN)):
+        chosen.append(Batch("power", 1000 * seed + run_, 0, min(_A_RUN, counts["power"] - first) - 1))
+    random.Random(seed).shuffle(chosen)
+    return chosen
+
+
+@dataclass(slots=True)
+class Total:
+    """What was done so far."""
+
+    cases: Counter[str] = field(default_factory=Counter)
+    violations: int = 0
+
+    def add(self, batch: Batch, problems: list[str]) -> None:
+        """A batch is through."""
+        self.cases[batch.kind] += batch.last - batch.first + 1
+        self.violations += len(problems)
+        for problem in problems:
+            print(problem, file=sys.stderr, flush=True)
 
 
 def run(batch: Batch, folder: Path, kept: Path) -> tuple[Batch, list[str]]:
@@ -85,10 +108,14 @@ async def _lose_power(batch: Batch, scratch: Path, kept: Path) -> list[str]:
     disk, copy = scratch / "disk", scratch / "copy"
     disk.mkdir()
     copy.mkdir()
-    recording = await power.record(_interception, disk, batch.seed)
-    found = [f"run {batch.seed} was not seen whole: {path}" for path in power.seen_all(recording, copy)[:3]]
-    cases = range(batch.first, batch.last + 1)
-    return found + [problem async for problem in power.cut(recording, batch.seed, cases, scratch, kept)]
+    recording = await power.record(_interception, disk, batch.seed, batch.without)
+    unseen = [] if batch.without else power.seen_all(recording, copy)
+    found = [f"run {batch.seed} was not seen whole: {path}" for path in unseen[:3]]
+    async for problem in power.cut(recording, batch.seed, range(batch.first, batch.last + 1), scratch, kept):
+        found.append(problem)
+        if batch.without:
+            break
+    return found
 
 
 def _strike(batch: Batch, scratch: Path, kept: Path) -> list[str]:
@@ -119,27 +146,19 @@ async def _judged(place: Place, told: Told, *, sessions_last: bool) -> str | Non
     return None
 
 
-def campaign(chosen: list[Batch], processes: int, folder: Path, kept: Path) -> tuple[Counter[str], list[str]]:
-    """Every batch, several at a time; how many cases of each kind, and what was wrong."""
-    counts: Counter[str] = Counter()
-    found: list[str] = []
+def campaign(chosen: list[Batch], processes: int, folder: Path, kept: Path, total: Total) -> None:
+    """Every batch, several at a time."""
     context = multiprocessing.get_context("fork")
-    with context.Pool(processes) as pool:
-        running = [pool.apply_async(run, (batch, folder, kept)) for batch in chosen]
-        for job in running:
-            batch, problems = job.get()
-            counts[batch.kind] += batch.last - batch.first + 1
-            for problem in problems:
-                print(problem, file=sys.stderr, flush=True)
-            found += problems
-    return counts, found
+    with context.Pool(processes, signal.signal, (signal.SIGTERM, signal.SIG_DFL)) as pool:
+        for job in [pool.apply_async(run, (batch, folder, kept)) for batch in chosen]:
+            total.add(*job.get())
 
 
-def summary(counts: Counter[str], violations: int, seed: int, processes: int, seconds: float) -> str:
+def summary(total: Total, seed: int, processes: int, seconds: float) -> str:
     """The line for docs/benchmarks.md."""
-    told = ", ".join(f"{word} {counts[kind]}" for kind, word in WORDS.items())
+    told = ", ".join(f"{word} {total.cases[kind]}" for kind, word in WORDS.items())
     return (
-        f"faults: {counts.total()} cases, {violations} violations, seed {seed}, {processes} processes, "
+        f"faults: {total.cases.total()} cases, {total.violations} violations, seed {seed}, {processes} processes, "
         f"{seconds:.0f} s; {told}"
     )
 
@@ -150,10 +169,13 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=200, help="how many cases")
     parser.add_argument("--seed", type=int, default=1, help="what they are made from")
     parser.add_argument("--case", help="this one alone, as a violation names it")
+    parser.add_argument(
+        "--without", help="an fsync of the code that is left out, as FILE:LINE; a violation must be seen"
+    )
     parser.add_argument("--processes", type=int, default=2, help="how many cases at a time")
     parser.add_argument("--root", type=Path, help="where registries lie, default in memory if there is room")
     options = parser.parse_args()
-    chosen = list(batches(options.n, options.seed))
+    chosen = batches(options.n, options.seed)
     if options.case:
         kind, seed, case = options.case.split(":")
         chosen = [Batch(kind, int(seed), int(case), int(case))]
@@ -162,11 +184,17 @@ def main() -> None:
     kept = Path(tempfile.mkdtemp(prefix="hatoba-faults-kept-", dir=where))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="hatoba-faults-", dir=where) as folder:
-        counts, found = campaign(chosen, options.processes, Path(folder), kept)
-    print(summary(counts, len(found), options.seed, options.processes, time.perf_counter() - began))
-    if not found:
+        total = Total()
+        try:
+            if options.without:
+                until_seen(options.without, Path(folder), kept, total)
+            else:
+                campaign(chosen, options.processes, Path(folder), kept, total)
+        finally:  # also of what was done until somebody ended it
+            print(summary(total, options.seed, options.processes, time.perf_counter() - began))
+    if not total.violations:
         kept.rmdir()
-    sys.exit(1 if found else 0)
+    sys.exit(1 if total.violations else 0)
 
 
 if __name__ == "__main__":

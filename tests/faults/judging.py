@@ -15,9 +15,11 @@ from pathlib import Path
 from faults.ledger import Contents, Known, Session, State
 from faults.registry import Defect, Place, Registry, opened
 from faults.workload import Answer, Ask, Client, digest_of
+from hatoba import wiring
 from hatoba.auth.htpasswd import HtpasswdFile
 from hatoba.blobs import layout
 from hatoba.oci.digest import Digest
+from hatoba.operations.findings import Finding, Report
 
 NOTHING = State({})
 
@@ -33,6 +35,7 @@ async def judge(
         for number, client in known.items():
             await sees_what_it_may(registry, number, client)
             await _session(registry, client, lasts=sessions_last)
+        await _verify(place)
         await rows_and_files(registry)
         await _links(registry)
         for number in known:
@@ -124,6 +127,24 @@ async def _finish(registry: Registry, session: Session, offset: int) -> None:
         _demand(await _digest(registry, name, "blobs", digest) == digest, "the finished upload is not there")
     else:  # its file is gone: the client hears so and begins anew
         _demand(answer.status == 404, f"the session cannot be finished: {answer.status} {answer.body!r}")
+
+
+async def _verify(place: Place) -> None:
+    """`hatoba verify`, beside the server, finds nothing."""
+    found: list[Finding] = []
+    async with wiring.verification(place.settings()) as verification:
+        await verification.run(Report(found.append), Unwatched(), 0, fix=False, restart=True)
+    _demand(not found, f"hatoba verify: {found[:3]}")
+
+
+class Unwatched:
+    """Nobody wants to know how far it is."""
+
+    def begin(self, what: str, total: int | None) -> None:
+        """Nothing."""
+
+    def advance(self, amount: int) -> None:
+        """Nothing."""
 
 
 async def rows_and_files(registry: Registry) -> None:

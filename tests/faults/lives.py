@@ -147,8 +147,8 @@ def _be_child(place: Place, course: Any, writing: int) -> None:
     try:
         asyncio.run(course(place, say))
         code = 0
-    except HatobaError as error:  # a start or an end that fails says so in one line
-        say(Message(note=f"ended: {error.message}"))
+    except (HatobaError, OSError) as error:  # of a start that fails: the server says it in one line
+        say(Message(note=f"ended: {error}"))
         code = 0
     except BaseException as error:  # noqa: BLE001  told to the parent
         say(Message(problem="".join(traceback.format_exception(error))))

@@ -73,7 +73,7 @@ def _start(place: Place, port: int, workers: int, at: int, whom: str) -> subproc
         return subprocess.Popen(
             [sys.executable, "-m", "faults.stricken", str(place.disk), str(at), whom, "serve", str(config)],
             stdout=log, stderr=log, start_new_session=True,
-            env={**environment, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Arguments: the folder that counts, the number, whom it strikes (worker, parent, 
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -15,9 +16,12 @@ from typing import Any
 from faults.interception import CHANGES, Interception, Operation
 from hatoba import cli
 
+_DIE_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
+
 
 def main() -> None:
     """Count, strike, serve."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # whoever ends a campaign ends this too
     disk, at, whom = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     parent = os.getpid()
     count = multiprocessing.get_context("fork").Value("i", 0)

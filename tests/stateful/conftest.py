@@ -5,6 +5,7 @@ flock and SQLite keep two of them apart exactly as they do two processes.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -45,6 +46,12 @@ class Worker:
 
     async def __call__(self, method: str, path: str, **options) -> httpx.Response:
         return await self.http.request(method, path, **options)
+
+    async def ready(self) -> None:
+        """Wait until the folder has been read."""
+        async with asyncio.timeout(60):
+            while (await self("GET", "/healthz/ready")).status_code == 503:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
     async def compare(self, name: str = NAME) -> list[Finding]:
         """Take over what others changed in a repository, as the walk after a start does; what was skipped."""

@@ -77,14 +77,6 @@ def imported(root):
     return run
 
 
-async def ready(one) -> None:
-    for _ in range(500):
-        if (await one("GET", "/healthz/ready")).status_code == 200:
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("the folder is never read")
-
-
 async def test_what_was_there_is_served_with_its_times_and_no_file_changes(worker, docker, rows):
     image = images.random_image(2, seed=1)
     index = images.index_of([image, images.random_image(1, seed=2, docker=True)])
@@ -97,7 +89,7 @@ async def test_what_was_there_is_served_with_its_times_and_no_file_changes(worke
     docker.image(image, "other", name="a/b/c")
     before = docker.state()
     one = await worker()
-    await ready(one)
+    await one.ready()
     assert (await one("GET", "/v2/_catalog")).json()["repositories"] == ["a/b/c", NAME]
     assert (await one("GET", f"/v2/{NAME}/tags/list")).json()["tags"] == ["latest", "old"]
     answer = await one("GET", f"/v2/{NAME}/manifests/latest")
@@ -255,9 +247,9 @@ async def test_nothing_is_served_before_the_folder_is_read(worker, docker, monke
         answer = await each("GET", "/healthz/ready")
         assert (answer.status_code, "0 of 1 repositories" in answer.text) == (503, True), answer.text
     go_on.set()
-    await ready(two)
+    await two.ready()
     assert (await two("GET", f"/v2/{NAME}/manifests/v")).status_code == 200
-    await ready(one)
+    await one.ready()
 
 
 async def test_reading_goes_on_where_it_was_interrupted(worker, docker, monkeypatch):
@@ -292,7 +284,7 @@ async def test_reading_goes_on_where_it_was_interrupted(worker, docker, monkeypa
     monkeypatch.setattr(adoption.manifest, "parse", parsed)
     two = await worker()
     assert (await two("GET", "/v2/")).status_code in {200, 503}
-    await ready(two)
+    await two.ready()
     assert len((await two("GET", "/v2/_catalog")).json()["repositories"]) == 6
     assert len(read) == 3
 
@@ -318,7 +310,7 @@ async def test_folder_that_cannot_be_read_is_said_in_one_line(worker, docker, ro
     monkeypatch.setattr(os, "scandir", real)
     monkeypatch.setattr(follow, "_AGAIN_SECONDS", 0.01)
     await one.aclose()
-    await ready(await worker())
+    await (await worker()).ready()
 
 
 async def test_one_repository_that_cannot_be_read_is_skipped(docker, imported, monkeypatch):

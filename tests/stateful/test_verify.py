@@ -432,14 +432,14 @@ async def test_nothing_is_found_while_clients_push_delete_mount_and_retag(worker
     clients = [asyncio.get_running_loop().create_task(client(number)) for number in range(4)]
     looked = 0
     try:
-        for turn in range(12):
+        for turn in range(8):
             checked = await check((one, other)[turn % 2], fix=turn % 3 == 2, restart=True)
             assert checked.found == []
             looked += checked.report.links
     finally:
         ended = True
         await asyncio.gather(*clients)
-    assert looked > 50
+    assert looked > 30
     assert (await check(one, restart=True)).found == []
 
 
@@ -490,14 +490,12 @@ async def test_from_the_beginning_when_asked(worker, check, root):
     assert (await check(one)).report.hashed_bytes == 4
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[]", b"\xff", b'{"after": "sha256:1"}', b'{"after": 7}', b'{"after": null}']
-)
-async def test_a_position_that_makes_no_sense_is_none(worker, check, root, content):
+async def test_a_position_that_makes_no_sense_is_none(worker, check, root):
     one = await worker()
     await one.push_blob(b"1234")
-    (root / "hatoba/verify.json").write_bytes(content)
-    assert (await check(one)).report.hashed_bytes == 4
+    for content in (b"", b"[]", b"\xff", b'{"after": "sha256:1"}', b'{"after": 7}', b'{"after": null}'):
+        (root / "hatoba/verify.json").write_bytes(content)
+        assert (await check(one)).report.hashed_bytes == 4
 
 
 async def test_one_at_a_time(worker, check):

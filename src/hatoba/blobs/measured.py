@@ -112,7 +112,8 @@ class Measured:
 
     async def read_each(self, keys: Sequence[str], limit: int) -> list[bytes | None]:
         """See `BlobDriver.read_each`."""
-        return await self._driver.read_each(keys, limit)
+        with self._timed("GetContent"):
+            return await self._driver.read_each(keys, limit)
 
     async def changed_at(self, key: str) -> datetime | None:
         """See `BlobDriver.changed_at`."""

@@ -95,7 +95,7 @@ async def is_pending(reader: Reader, repository: str, kind: Kind, name: str) -> 
     return row is not None
 
 
-async def count(reader: Reader, at: datetime, age: timedelta) -> int:
+async def count(reader: Reader, at: datetime, age: timedelta = timedelta(0)) -> int:
     """How many marks `pending` would find."""
     row = await reader.one(
         "SELECT count(*) FROM mirror WHERE marked_at < :before OR marked_at > :after", before=at - age, after=at + age

@@ -25,7 +25,7 @@ CODES = (
 )  # fmt: skip
 DRIVERS = ("filesystem", "inmemory")
 ACTIONS = (
-    "Stat", "Reader", "GetContent", "PutContent", "Writer", "Write", "Sync", "Move", "Delete", "List", "Walk", "Prepare",
+    "Stat", "Reader", "GetContent", "PutContent", "Writer", "Write", "Sync", "Move", "Delete", "List", "Prepare",
     "SyncLinks",
 )  # fmt: skip
 DATABASES = ("metadata", "uploads")

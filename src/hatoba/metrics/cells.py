@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import functools
 import itertools
+import logging
 import mmap
 import os
 import tempfile
@@ -21,7 +22,8 @@ from dataclasses import dataclass
 from hatoba.metrics.catalogue import COUNTED, WORKER_STARTS, Metric
 
 _CELL_BYTES = 8
-_PID = 0  # the first cell of a slot: the process that counts there
+# The first cells of a slot: the process that counts there, 0 if none does; and whether one ever did.
+_PID, _USED = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +104,18 @@ class Board:
         self._own: int | None = None
 
     def claim(self) -> Recorder:
-        """The slot in which this process counts from now on, for life; raises BlockingIOError when none is free."""
+        """What this process counts with from now on, for life. Is no slot free, nobody reads it; the log says so."""
         for number, cells in enumerate(self._slots):
             if not self._lock(number):
                 continue
             self._own = number
             _clear_gauges(cells)
-            cells[_PID] = float(os.getpid())
+            cells[_PID], cells[_USED] = float(os.getpid()), 1.0
             recorder = Recorder(cells)
             recorder.counter(WORKER_STARTS).add()
             return recorder
-        raise BlockingIOError("more workers than slots for their metrics")
+        logging.getLogger("hatoba").error("more workers than expected live on: this one does not show in the metrics")
+        return Recorder.unshared()
 
     def workers(self) -> list[int]:
         """The ids of the workers that live."""
@@ -122,7 +125,8 @@ class Board:
     def totals(self) -> dict[Metric, list[Series]]:
         """All series of gauges or without labels, and what else was ever counted, by dead workers too."""
         self._lay_out_dead()
-        sums = [sum(column) for column in zip(*(cells.tolist() for cells in self._slots), strict=True)]
+        used = [cells.tolist() for cells in self._slots if cells[_USED]]
+        sums = [sum(column) for column in zip(*used, strict=True)] or [0.0] * _length()
         found: dict[Metric, list[Series]] = {}
         for metric, places in _layout().items():
             width = _width(metric)
@@ -170,7 +174,7 @@ def _clear_gauges(cells: memoryview[float]) -> None:
 @functools.cache
 def _layout() -> dict[Metric, dict[tuple[str, ...], int]]:
     """Metric -> labels -> its first cell: the same in every process of one server."""
-    following = _PID + 1
+    following = _USED + 1
     found: dict[Metric, dict[tuple[str, ...], int]] = {}
     for metric in COUNTED:
         found[metric] = {}
@@ -182,7 +186,7 @@ def _layout() -> dict[Metric, dict[tuple[str, ...], int]]:
 
 def _length() -> int:
     """How many cells a slot has."""
-    return _PID + 1 + sum(_width(metric) * len(places) for metric, places in _layout().items())
+    return _USED + 1 + sum(_width(metric) * len(places) for metric, places in _layout().items())
 
 
 def _width(metric: Metric) -> int:

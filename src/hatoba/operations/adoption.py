@@ -183,15 +183,19 @@ class Adoption:
 
     async def _new_manifests(self, name: str, batch: Sequence[LinkFile]) -> None:
         contents = await self._contents(batch)
-        keys = [layout.blob(Digest.parse(link.name)) for link in batch]
-        bodies = await self._driver.read_each(keys, _MANIFEST_BYTES + 1)
-        met = [(link, body) for link, content, body in zip(batch, contents, bodies, strict=True) if content is not None]
+        met: list[LinkFile] = []
         for link, content in zip(batch, contents, strict=True):
-            if content is not None and content != link.name:
+            if content is None:
+                continue
+            if content != link.name:
                 self._report(Finding(link.key, "link", "does not name the manifest that its place is for"))
-                met = [one for one in met if one[0] is not link]
+            elif await self._driver.stat(_file(link)) is None:
+                self._report(Finding(link.key, "missing", f"there is no file of the manifest {link.name}"))
+            else:
+                met.append(link)
+        bodies = await self._driver.read_each([_file(link) for link in met], _MANIFEST_BYTES + 1)
         good: list[_Manifest] = []
-        for one in await asyncio.to_thread(lambda: [_read(link, body) for link, body in met]):
+        for one in await asyncio.to_thread(lambda: list(map(_read, met, bodies))):
             if isinstance(one, Finding):
                 self._report(one)
             else:
@@ -414,9 +418,9 @@ async def _end_empty(transaction: Transaction, repository_id: int) -> None:
 
 def _read(link: LinkFile, body: bytes | None) -> _Manifest | Finding:
     digest = Digest.parse(link.name)
+    path = layout.blob(digest)
     if body is None:
         return Finding(link.key, "missing", f"there is no file of the manifest {digest}")
-    path = layout.blob(digest)
     if len(body) > _MANIFEST_BYTES:
         return Finding(path, "manifest", f"is no manifest: it has more than {_MANIFEST_BYTES} bytes")
     if Digest.of(body, digest.algorithm) != digest:
@@ -437,6 +441,11 @@ def _refused(path: str, body: bytes, error: ManifestInvalid) -> Finding:
             if isinstance(media_type, str) and media_type not in MANIFEST_TYPES:
                 return Finding(path, "type", error.message)
     return Finding(path, "manifest", error.message)
+
+
+def _file(link: LinkFile) -> str:
+    """Where the bytes lie that a link to a blob or manifest names."""
+    return layout.blob(Digest.parse(link.name))
 
 
 def _key(name: str, kind: Kind, what: str) -> str:

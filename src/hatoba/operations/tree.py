@@ -85,6 +85,9 @@ async def links(driver: BlobDriver, name: str, section: Section, report: Report)
     folder = f"{layout.repository(name)}/{section}"
     found: list[LinkFile] = []
     for file in await driver.listing(folder):
+        if file.size < 0:
+            report(Finding(file.key, "foreign", "not a regular file"))
+            continue
         parts = file.key.removeprefix(f"{folder}/").split("/")
         link = _tag(file, parts, report) if section == "_manifests/tags" else _digest(file, parts, report)
         if link is not None:
