@@ -317,6 +317,7 @@ class Nginx:
         self.folder = Path(tempfile.mkdtemp(prefix="hatoba-nginx-"))  # pytest's own are closed to its worker's user
         self.folder.chmod(0o755)
         self._blocks: list[str] = []
+        self._held: list[socket.socket] = []
         self._server: Server | None = None
 
     def add(
@@ -327,7 +328,12 @@ class Nginx:
 
         UPSTREAM in either is the upstream's name.
         """
-        port = port or find_port()
+        # Held until NGINX has it, which may bind beside: a port that is only looked for may be another's by then.
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", port or 0))
+        self._held.append(held)
+        port = held.getsockname()[1]
         secured = f"ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};" if tls else ""
         location = "" if inside is None else f"location / {{ proxy_pass http://UPSTREAM; {inside} }}"
         self._blocks.append(
@@ -354,6 +360,8 @@ class Nginx:
         assert self._server.process.poll() is None, self._server.err + (self.folder / "error.log").read_text()
 
     def stop(self) -> None:
+        for held in self._held:
+            held.close()
         if self._server is not None:
             self._server.kill()
         shutil.rmtree(self.folder, ignore_errors=True)

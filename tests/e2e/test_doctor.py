@@ -60,6 +60,9 @@ def stack(e2e, tmp_path_factory):
         moved = f"if ($request_method = GET) {{ return 307 http://127.0.0.1:{elsewhere}$request_uri; }}"
         blobs = f"client_max_body_size 0; location ~ /blobs/sha256 {{ {moved} proxy_pass http://UPSTREAM; }}"
         port["blobs elsewhere"] = nginx.add(upstreams["relative"], e2e.RECIPE, outside=blobs)
+        hang = f"if ($request_method = DELETE) {{ proxy_pass http://{upstreams['silent']}; }}"
+        outside = "client_max_body_size 0; limit_rate 2m;"
+        port["DELETE hangs"] = nginx.add(upstreams["open"], f"{e2e.RECIPE} {hang}", outside=outside)
         noroom = nginx.folder / "noroom"
         noroom.mkdir()
         nginx.start()
@@ -452,6 +455,30 @@ def test_ctrl_c_leaves_nothing_behind(e2e, stack):
     assert (process.returncode, err) == (1, "interrupted\n")
     assert "is empty again" in out
     assert not any("hatoba-doctor/" in name for name in _catalog(e2e, stack, "slow"))
+
+
+def test_ctrl_c_while_tidying_up_says_what_is_left(e2e, stack):
+    with _command(e2e, stack, "DELETE hangs", HATOBA_PASSWORD=PASSWORD) as process:
+        for line in process.stdout:
+            if line.startswith("ok    push 30 MiB"):
+                name = line.split()[4].partition(":")[0]
+                break
+        try:
+            process.send_signal(signal.SIGINT)  # ends the pull
+            time.sleep(2)
+            process.send_signal(signal.SIGINT)  # ends the waiting for DELETE
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (1, "interrupted\n")
+    assert f"left  delete       what is in {name}\n" in out
+
+
+def test_a_delete_that_hangs_is_waited_for_once(doctor):
+    code, output = doctor("DELETE hangs", "--timeout", "1", "--repository", "kept/hangs")
+    (line,) = faults(output)
+    assert (code, "no answer to DELETE" in line) == (1, True)
+    assert "left  delete       kept/hangs:1mib" in output
 
 
 def test_nothing_was_left_behind(e2e, stack):

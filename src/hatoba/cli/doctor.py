@@ -47,7 +47,9 @@ def doctor(  # noqa: PLR0913  as many as there are options
         Path | None,
         typer.Option("--ca", metavar="FILE", help="A CA to believe besides the system's.", show_default=False),
     ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Take any certificate.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Take any certificate: whoever answers hears the password.")
+    ] = False,
     repository: Annotated[
         str | None,
         typer.Option("--repository", metavar="NAME", help="Where to push to.", show_default="hatoba-doctor/RANDOM"),

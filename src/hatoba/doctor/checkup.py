@@ -82,6 +82,7 @@ class Checkup:
         self._session: str | None = None
         self._manifests: list[tuple[str, str]] = []
         self._blobs: list[str] = []
+        self._lost = False
 
     @property
     def faults(self) -> int:
@@ -377,9 +378,12 @@ class Checkup:
 
     def _take_away(self, path: str) -> bool:
         """Whether it is gone. That a registry has deleting switched off is no fault, that a proxy forbids it is one."""
+        if self._lost:  # nobody waits for one time-out after the other
+            return False
         try:
             answer = self._client.request(Call("DELETE", path))
         except Broken as broken:
+            self._lost = True
             self._complain(self._of_broken(broken))
             return False
         if answer.status in _GONE:
