@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
 
 from hatoba.errors import InsufficientStorage
 
@@ -26,6 +28,32 @@ class KeyBusy(Exception):
 
 class OutOfSpace(InsufficientStorage):
     """The disk or quota is full. Answered as what it is, at whatever step it is met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What lies at a key, a symbolic link not followed. `identity` differs once anything was put there or written."""
+
+    kind: Literal["file", "symlink", "folder", "other"]
+    size: int
+    identity: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What lies directly in a folder."""
+
+    name: str
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file of a listing: its size in bytes (-1: no regular file) and when it was last written."""
+
+    key: str
+    size: int
+    written_at: datetime
 
 
 class BlobReader(Protocol):
@@ -64,10 +92,13 @@ class BlobWriter(Protocol):
 
 
 class BlobDriver(Protocol):
-    """A place for bytes. `stat`, `open` and `publish` finish without suspending on local drivers."""
+    """A place for bytes. `stat`, `inspect`, `open`, `publish` and `set_aside` never suspend on local drivers."""
 
     async def stat(self, key: str) -> int | None:
         """The size at `key` in bytes, None when nothing (or no file) is there."""
+
+    async def inspect(self, key: str) -> Entry | None:
+        """What lies at `key`, of whatever kind; None when nothing does."""
 
     async def open(self, key: str) -> BlobReader:
         """Open for reading; raises KeyMissing, or Unavailable when out of descriptors or the disk fails."""
@@ -90,6 +121,12 @@ class BlobDriver(Protocol):
     async def publish(self, source: str, key: str) -> None:
         """Move `source` onto `key` as one durable step, replacing what is there. Runs inside a write transaction."""
 
+    async def set_aside(self, key: str, name: str) -> str:
+        """Take what lies at `key` out of the tree, durably, and keep it as `name`; the key that it has then.
+
+        Runs inside a write transaction. Raises KeyMissing when nothing is there.
+        """
+
     async def remove(self, key: str) -> None:
         """End the key; nothing happens when it is not there. Empty parents of uploads go too. Not durable."""
 
@@ -107,6 +144,18 @@ class BlobDriver(Protocol):
 
     def walk(self, prefix: str) -> AsyncIterator[str]:
         """All keys under `prefix` in no order; never looks into hatoba's own folder."""
+
+    async def children(self, folder: str) -> list[Child]:
+        """What lies directly in `folder`, in no order; nothing where there is none."""
+
+    async def listing(self, prefix: str) -> list[Listed]:
+        """All files under `prefix`, in no order: `walk` with sizes and times, in one piece. Looks where it is told."""
+
+    async def read_each(self, keys: Sequence[str], limit: int) -> list[bytes | None]:
+        """The content of many small files, in the order of `keys`; None for what is not there. Cut at `limit` bytes."""
+
+    async def changed_at(self, key: str) -> datetime | None:
+        """When anything was last added to or taken from the nearest folder at or above `key`; None if nobody knows."""
 
     async def stale(self, seconds: float) -> int:
         """Remove temporary files older than `seconds`, left by a crash; how many went."""

@@ -11,10 +11,12 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from hatoba.config.section import Section, unsupported
 from hatoba.config.values import (
+    DebugAddress,
     Duration,
     FilePath,
     Headers,
     ListenAddress,
+    MetricsPath,
     Network,
     PathPrefix,
     WebAddress,
@@ -80,10 +82,27 @@ class HTTP2Settings(Section):
     disabled: bool = Field(default=False, description="Speak HTTP/1.1 alone over TLS; without TLS it always is.")
 
 
+class PrometheusSettings(Section):
+    """`http.debug.prometheus`."""
+
+    enabled: bool = Field(default=False, description="Count what is done, and show it at the debug port.")
+    path: MetricsPath = Field(default="/metrics", description="Where.")
+
+
+class DebugSettings(Section):
+    """`http.debug`."""
+
+    addr: DebugAddress = Field(
+        default="",
+        description="host:port of /debug/health and of metrics, without sign-in and without TLS; empty: there is none.",
+    )
+    prometheus: PrometheusSettings = Field(default_factory=PrometheusSettings, description="Metrics for Prometheus.")
+
+
 class HTTPSettings(Section):
     """`http`."""
 
-    unmodelled = frozenset({"debug", "h2c"})
+    unmodelled = frozenset({"h2c"})
 
     addr: ListenAddress = Field(
         default=":5000", description="host:port to listen on, or the path of a socket when net is unix."
@@ -107,6 +126,7 @@ class HTTPSettings(Section):
     draintimeout: Duration = Field(
         default=timedelta(seconds=8), description="How long requests may go on after the signal to stop."
     )
+    debug: DebugSettings = Field(default_factory=DebugSettings, description="The debug port, for health and metrics.")
     tls: TLSSettings = Field(default_factory=TLSSettings, description="Encryption by hatoba itself.")
     http2: HTTP2Settings = Field(default_factory=HTTP2Settings, description="HTTP/2, which TLS clients may choose.")
 

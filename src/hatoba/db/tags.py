@@ -67,6 +67,17 @@ async def names(reader: Reader, repository_id: int, after: str, limit: int) -> l
     return [row[0] for row in rows]
 
 
+async def targets(reader: Reader, repository_id: int, after: str, limit: int) -> list[tuple[str, str]]:
+    """(tag, the digest that it names), in byte order of the names, after `after`."""
+    rows = await reader.all(
+        "SELECT name, digest FROM tags WHERE repository_id = :repository AND name > :after ORDER BY name LIMIT :limit",
+        repository=repository_id,
+        after=after,
+        limit=limit,
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
 async def listed(reader: Reader, repository_id: int, after: str, limit: int) -> list[TagRow]:
     """Tags with their manifests, in byte order of their names, after `after`."""
     # As floating point: clients choose the sizes in manifests, and their sum may be more than 64 bits hold.

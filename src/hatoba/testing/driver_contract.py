@@ -17,6 +17,7 @@ import pytest
 from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver, BlobWriter, KeyBusy, KeyMissing
 from hatoba.oci.digest import Digest
+from hatoba.testing.driver_listings import ListingContract
 
 _T = TypeVar("_T")
 _UPLOAD = layout.upload("library/alpine", "0c5e7d7e-6b39-4a0e-8d2e-3a1f7f1f6a55")
@@ -113,6 +114,25 @@ class ReadingContract:
             await driver.open(f"{_BLOB}/below")
         await driver.remove(f"{_BLOB}/below")
         assert await content_of(driver, _BLOB) == b"blob"
+
+    async def test_inspecting_says_what_lies_there_and_whether_it_is_the_same(self, driver: BlobDriver) -> None:
+        assert await driver.inspect(_BLOB) is None
+        await publish(driver, _BLOB, b"blob")
+        found = driven(driver.inspect(_BLOB))
+        assert found is not None
+        assert (found.kind, found.size) == ("file", 4)
+        assert await driver.inspect(_BLOB) == found
+        await publish(driver, _BLOB, b"blob")
+        assert await driver.inspect(_BLOB) != found
+
+    async def test_what_is_set_aside_is_kept_outside_of_the_tree(self, driver: BlobDriver) -> None:
+        await publish(driver, _BLOB, b"blob")
+        aside = await asyncio.to_thread(lambda: driven(driver.set_aside(_BLOB, "kept")))
+        assert await content_of(driver, aside) == b"blob"
+        assert await driver.stat(_BLOB) is None
+        assert await keys(driver) == []
+        with pytest.raises(KeyMissing):
+            await asyncio.to_thread(lambda: driven(driver.set_aside(_BLOB, "kept")))
 
     async def test_reads_are_positional(self, driver: BlobDriver) -> None:
         content = os.urandom(300_000)
@@ -439,7 +459,7 @@ class LinksContract:
         assert await content_of(driver, _BLOB) == b"published"
 
 
-class DriverContract(ReadingContract, WritingContract, LinksContract):
+class DriverContract(ReadingContract, WritingContract, LinksContract, ListingContract):
     """Everything a driver owes."""
 
 

@@ -424,7 +424,7 @@ def test_variables_of_tutorials_are_known():
     loaded = load(None, environ)
     assert all(warning.endswith(" is not used by this version of hatoba") for warning in loaded.warnings)
     assert {warning.split()[0] for warning in loaded.warnings} == {
-        "compatibility", "health", "http.debug", "http.h2c", "log.hooks", "log.reportcaller",
+        "compatibility", "health.filecheckers", "http.h2c", "log.hooks", "log.reportcaller",
         "notifications", "proxy", "redis", "storage.cache", "storage.redirect", "storage.tag",
     }  # fmt: skip
     assert loaded.settings.auth.scheme == "htpasswd"
