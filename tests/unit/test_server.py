@@ -16,24 +16,24 @@ def test_a_new_root_is_durable(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     root = tmp_path / "new" / "root"
-    with server._only_server(root):
+    with server.only_server(root):
         assert [str(path) for path in (root / "hatoba", root, tmp_path / "new", tmp_path)] == synced[:4]
 
 
 def test_the_second_is_told_who_holds_it(tmp_path):
     with (
-        server._only_server(tmp_path),
+        server.only_server(tmp_path),
         pytest.raises(StartError, match=f"is served by another hatoba, pid {os.getpid()}$"),
-        server._only_server(tmp_path),
+        server.only_server(tmp_path),
     ):
         pytest.fail("two servers")
-    with server._only_server(tmp_path):
+    with server.only_server(tmp_path):
         pass
 
 
 def test_a_root_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StartError, match="cannot be written by uid"), server._only_server(tmp_path / "file"):
+    with pytest.raises(StartError, match="cannot be written by uid"), server.only_server(tmp_path / "file"):
         pytest.fail("there is no folder")
 
 
@@ -47,7 +47,7 @@ def test_of_a_name_with_both_the_ipv4_address_is_taken(monkeypatch):
 
 async def test_worker_whose_disk_fails_as_it_starts_says_so_in_one_line(monkeypatch):
     @contextlib.asynccontextmanager
-    async def running(_settings):
+    async def running(_settings, _debug):
         raise OSError(errno.EIO, "Input/output error", "/data/hatoba/tmp")
         yield
 
@@ -60,5 +60,5 @@ async def test_worker_whose_disk_fails_as_it_starts_says_so_in_one_line(monkeypa
     sent = []
     monkeypatch.setattr(wiring, "running", running)
     settings = load(None, {}, {"storage.filesystem.rootdirectory": "/data", "http.addr": "127.0.0.1:0"}).settings
-    await server._Worker(settings, ("127.0.0.1", 1), None)._live(receive, send)
+    await server._Worker(settings, ("127.0.0.1", 1), None, lambda: None, None)._live(receive, send)
     assert sent == [{"type": "lifespan.startup.failed", "message": "/data/hatoba/tmp: Input/output error"}]
