@@ -113,7 +113,8 @@ class _Worker:
             if self._quiet is None:
                 await self._app(scope, receive, send)
             else:
-                with self._quiet.answering(tuple(scope["client"])):
+                host, port = scope["client"]
+                with self._quiet.answering((host, int(port))):  # granian has the port as text
                     await self._app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
