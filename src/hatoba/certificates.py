@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Certificates:
     """
 
     chain: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     authorities: bytes
     names: str
     end: datetime

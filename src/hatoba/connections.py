@@ -76,13 +76,14 @@ def _prefer_the_newest(listening: socket.socket, workers: int) -> None:
 
 
 class QuietConnections:
-    """Ends connections on which no request is being answered and no byte has moved for so long.
+    """Ends connections to `port` on which no request is being answered and no byte has moved for so long.
 
     Used on the loop thread. What the application waits for it bounds itself; here is what granian alone sees: a
     client that says nothing after the TLS handshake, or in HTTP/2 nothing more or makes no room for what is sent.
     """
 
-    def __init__(self, quiet_seconds: float) -> None:
+    def __init__(self, port: int, quiet_seconds: float) -> None:
+        self._port = port
         self._quiet_seconds = quiet_seconds
         self._answering: Counter[Peer] = Counter()
 
@@ -102,14 +103,13 @@ class QuietConnections:
         pause = min(_LONGEST_LOOK_SECONDS, self._quiet_seconds / 4)
         while True:
             await asyncio.sleep(pause)
-            await asyncio.to_thread(_end_quiet, self._quiet_seconds, set(self._answering))
+            await asyncio.to_thread(_end_quiet, self._port, self._quiet_seconds, set(self._answering))
 
 
-def _end_quiet(seconds: float, answering: Collection[Peer]) -> None:
-    ports = {each.getsockname()[1] for each in _sockets(listening=True)}
+def _end_quiet(port: int, seconds: float, answering: Collection[Peer]) -> None:
     for each in _sockets(listening=False):
         with contextlib.suppress(OSError):  # closed by the client since
-            if each.getsockname()[1] in ports and _quiet_seconds(each) > seconds and _peer(each) not in answering:
+            if each.getsockname()[1] == port and _quiet_seconds(each) > seconds and _peer(each) not in answering:
                 each.shutdown(socket.SHUT_RDWR)  # granian sees that as the client's end, and closes
 
 

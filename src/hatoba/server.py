@@ -102,7 +102,9 @@ class _Worker:
         self._ready = ready
         self._debug = debug
         self._app: App | None = None
-        self._quiet = QuietConnections(_stall_seconds(settings)) if _speaks_http2(settings, address) else None
+        self._quiet: QuietConnections | None = None
+        if isinstance(address, tuple) and _speaks_http2(settings, address):
+            self._quiet = QuietConnections(address[1], _stall_seconds(settings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -111,7 +113,8 @@ class _Worker:
             if self._quiet is None:
                 await self._app(scope, receive, send)
             else:
-                with self._quiet.answering(tuple(scope["client"])):
+                host, port = scope["client"]
+                with self._quiet.answering((host, int(port))):  # granian has the port as text
                     await self._app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -46,10 +46,10 @@ async def test_whoever_listened_last_gets_the_new_connections(listen):
     old = [listen()]
     port = old[0].getsockname()[1]
     old.append(listen(port))
-    await prepare_port(60, workers=2)
+    await prepare_port(port, 60, workers=2)
     assert min(came_to(old)) > 0, "both serve while there are two"
     new = [listen(port), listen(port)]
-    await prepare_port(60, workers=2)
+    await prepare_port(port, 60, workers=2)
     counts = came_to([*old, *new])
     assert counts[:2] == [0, 0]
     assert min(counts[2:]) > 0
@@ -65,7 +65,7 @@ async def test_only_the_quiet_that_nobody_answers_are_ended(listen):
         theirs = [stack.enter_context(socket.create_connection(listening.getsockname())) for _ in range(3)]
         ours = [stack.enter_context(listening.accept()[0]) for _ in theirs]
         elsewhere, _ = (stack.enter_context(each) for each in socket.socketpair())
-        quiet = QuietConnections(0.4)
+        quiet = QuietConnections(listening.getsockname()[1], 0.4)
         ending = asyncio.create_task(quiet.end_them())
         busy, idle, talking = (each.getsockname() for each in theirs)
         with quiet.answering(busy), quiet.answering(busy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -218,6 +219,24 @@ def test_who_stands_still_is_cut(secured, authority, e2e):
         assert answers == [202]
         e2e.wait_for(lambda: not open_blobs(server), "a blob stays open")
         assert server.errors == []
+
+
+def test_who_is_being_answered_is_not_cut(secured, authority, tmp_path):
+    """While the database's lock is somebody else's, no byte moves for longer than the stall time-out."""
+    with (
+        secured(env={"REGISTRY_HATOBA_LIMITS_STALLTIMEOUT": "1s"}) as server,
+        httpx.Client(http2=True, verify=context(authority), timeout=60) as client,
+    ):
+        answers = []
+        url = f"https://{server.host}/v2/a/blobs/uploads/"
+        asking = threading.Thread(target=lambda: answers.append(client.post(url).status_code))
+        with (tmp_path / "data/hatoba/locks/write-uploads").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            asking.start()
+            asking.join(4)
+            assert asking.is_alive(), "it waits for the lock"
+        asking.join()
+        assert answers == [202]
 
 
 def push(server, authority, body: bytes) -> str:

@@ -133,7 +133,7 @@ async def opened(place: Place, workers: int = 1) -> AsyncIterator[Registry]:
     registry = Registry(place)
     structlog.configure(processors=[registry.keep_line])
     settings = place.settings()
-    with server._only_server(wiring.root_of(settings)):
+    with server.only_server(wiring.root_of(settings)):
         await wiring.prepare(settings)
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(workers):
