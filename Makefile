@@ -7,7 +7,7 @@ N      ?= 20000
 SEED   ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format check reference big fuzz abuse clean
+.PHONY: help setup serve test lint format check reference big fuzz abuse adoption clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ fuzz: $(VENV)/.tests ## send N=20000 requests, most of them wrong, to a real ser
 
 abuse: $(VENV)/.tests ## vanishing, lying and flooding clients, and what the server takes up before and after (minutes)
 	PYTHONPATH=tests $(BIN)/python -m abuse $(ARGS)
+
+adoption: $(VENV)/.serve ## measure `hatoba import` of folders with 10,000 and 100,000 manifests (minutes, 10 GiB of disk)
+	$(BIN)/python bench/adoption.py $(or $(ARGS),10000 100000)
 
 clean: ## remove .venv and caches; never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist

@@ -1,6 +1,6 @@
 """Makes a folder as Docker's registry has it, of any size, and measures how long `hatoba import` takes to read it.
 
-`make adoption N="10000 100000"`. The tree is written by plain calls, not through a registry: pushes would take hours.
+`make adoption`. The tree is written by plain calls, not through a registry: pushes would take hours.
 """
 
 from __future__ import annotations
