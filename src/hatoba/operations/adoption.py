@@ -119,9 +119,11 @@ class Adoption:
 
         async def commit(transaction: Transaction) -> None:
             before = self.read.tags_changed
+            ids: dict[str, int] = {}
             for name, change in changes:
-                repository_id, _ = await repositories.ensure(transaction, name, now())
-                await change(transaction, repository_id)
+                if name not in ids:
+                    ids[name], _ = await repositories.ensure(transaction, name, now())
+                await change(transaction, ids[name])
             await tree_rows.count(transaction, *more, self.read.tags_changed - before)
 
         await self._database.write(commit)
