@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hatoba.auth.htpasswd import Htpasswd
 from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver
 from hatoba.blobs.filesystem import Filesystem
+from hatoba.blobs.measured import Measured
 from hatoba.blobs.memory import Memory
 from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
@@ -32,14 +33,22 @@ from hatoba.db import tree
 from hatoba.db.engine import now
 from hatoba.db.sqlite import DatabaseFailed, Sqlite, damage
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError, Unavailable
+from hatoba.metrics.catalogue import CPU, LOOP_DELAY
+from hatoba.metrics.cells import Board, Recorder
 from hatoba.oci.reference import RepositoryName
+from hatoba.operations import backup_folder
 from hatoba.operations.adoption import Read
+from hatoba.operations.backup import Backup, Destination
 from hatoba.operations.follow import Following, read_tree
 from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.progress import Show
 from hatoba.operations.purge import purge_uploads
+from hatoba.operations.readiness import Readiness
+from hatoba.operations.storage_watch import StorageWatch
+from hatoba.operations.survey import Survey, watch_process
 from hatoba.operations.tree import Report
+from hatoba.operations.verify import Verification
 from hatoba.registry.answers import Answers
 from hatoba.registry.blobs import Blobs
 from hatoba.registry.manifests import Manifests
@@ -51,11 +60,11 @@ from hatoba.registry.validation import Validation
 from hatoba.telemetry import AccessLog
 from hatoba.web.app import App
 from hatoba.web.budget import Budget
+from hatoba.web.measuring import Measuring
 from hatoba.web.proxies import Proxies
 from hatoba.web.v2.base import Options, Registry
 
 _STDOUT = 1
-_OVERDUE = timedelta(minutes=1)
 
 
 def root_of(settings: Settings) -> Path | None:
@@ -78,6 +87,17 @@ def metadata_path(settings: Settings) -> Path | None:
     """The metadata database; None when it goes with the process."""
     root = root_of(settings)
     return settings.hatoba.database.path or (None if root is None else _own(root) / "metadata.db")
+
+
+def places_written(settings: Settings) -> list[Path]:
+    """What a server writes to, each as far as it is there yet; nothing while there is no data folder."""
+    root, metadata = root_of(settings), metadata_path(settings)
+    if root is None or metadata is None or not os.path.isdir(root):  # noqa: PTH112  False also where we may not look
+        return []
+    wanted = [metadata, _own(root)]
+    if not settings.storage.maintenance.readonly.enabled:
+        wanted += [root / layout.REPOSITORIES, root / layout.BLOBS]
+    return [next(path for path in (one, *one.parents) if os.path.exists(path)) for one in wanted]  # noqa: PTH110
 
 
 async def prepare(settings: Settings) -> None:
@@ -107,19 +127,30 @@ async def prepare(settings: Settings) -> None:
             htpasswd.load()
 
 
+@dataclass(frozen=True, slots=True)
+class DebugPort:
+    """The debug port that the parent opened: a socket that listens, and where workers count if anybody asks."""
+
+    listener: socket.socket
+    board: Board | None
+
+
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[App]:
+async def running(settings: Settings, debug: DebugPort | None = None) -> AsyncIterator[App]:
     """A worker's whole life: opens everything, gives the application, closes in the opposite order."""
     async with contextlib.AsyncExitStack() as stack:
         root = root_of(settings)
+        recorder = None if debug is None or debug.board is None else debug.board.claim()
         driver: BlobDriver
         if root is None:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hatoba-")))
             driver = stack.enter_context(contextlib.closing(Memory()))
         else:
             driver = stack.enter_context(contextlib.closing(Filesystem(root)))
-        database = stack.enter_context(contextlib.closing(_metadata(settings, root)))
-        sessions = stack.enter_context(contextlib.closing(_sessions(settings, root)))
+        if recorder is not None:
+            driver = Measured(driver, settings.storage.driver, recorder)
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root, recorder=recorder)))
+        sessions = stack.enter_context(contextlib.closing(_sessions(settings, root, recorder=recorder)))
         await database.migrate()
         await sessions.migrate()
         mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
@@ -130,7 +161,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
         uploads = Uploads(sessions, database, driver, mirror, blobs, settings.hatoba.limits.uploads)
         stack.enter_context(contextlib.closing(uploads))
         registry = Registry(
-            access=_access(settings, stack),
+            access=_access(settings, stack, recorder),
             manifests=Manifests(database, driver, mirror, answers, blobs, _validation(settings)),
             blobs=blobs,
             uploads=uploads,
@@ -141,15 +172,21 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             proxies=Proxies(settings.hatoba.trustedproxies),
             budget=Budget(settings.hatoba.limits.manifest),
         )
+        readiness = Readiness(mirror, following, await _watched(settings, stack))
         access_log = _access_log(settings, stack)
         app = App(
             registry,
             following,
-            lambda: _problems(mirror, following),
+            readiness.sentences,
             access_log,
             settings.http.headers,
             settings.hatoba.limits.stalltimeout.total_seconds(),
+            None if recorder is None else Measuring(recorder),
         )
+        if recorder is not None:
+            await stack.enter_async_context(
+                _background(watch_process(recorder.histogram(LOOP_DELAY), recorder.counter(CPU)))
+            )
         purging = settings.storage.maintenance.uploadpurging
         stack.push_async_callback(_last_settle, mirror)
         await stack.enter_async_context(_background(mirror.run()))
@@ -159,6 +196,9 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             await stack.enter_async_context(
                 _background(purge_uploads(uploads, driver, purging.age, purging.interval, dry_run=purging.dryrun))
             )
+        if debug is not None:
+            survey = Survey(database, sessions, root_of(settings), debug.board.workers if debug.board else list)
+            await _open_debug_port(debug, settings, stack, readiness, survey)
         yield app
 
 
@@ -196,20 +236,10 @@ async def opened(settings: Settings, *, changing: RepositoryName | None) -> Asyn
     At the end its links are durable.
     Makes nothing and migrates nothing; `metadata_owner` was asked first. Raises HatobaError naming what is in the way.
     """
-    root, path = _places(settings)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_explained(path))
-        locks = _own(root) / "locks"
-        driver: BlobDriver
-        database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
-        await database.check_schema()
+    root, _ = _places(settings)
+    async with _stored(settings, writing=changing is not None) as (database, driver, mirror):
         if changing is not None:
-            driver = stack.enter_context(contextlib.closing(_writable(root, path)))
-        else:
-            driver = stack.enter_context(contextlib.closing(Memory()))  # listings ask rows alone
-        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, locks)))
-        if changing is not None:
-            await Following(database, driver, mirror, locks).take_over(changing)
+            await Following(database, driver, mirror, _own(root) / "locks").take_over(changing)
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)
         yield Rules(
@@ -217,7 +247,72 @@ async def opened(settings: Settings, *, changing: RepositoryName | None) -> Asyn
             tags=Tags(database, mirror),
             manifests=Manifests(database, driver, mirror, answers, blobs, _validation(settings)),
         )
-        if changing is not None:
+
+
+@contextlib.asynccontextmanager
+async def verification(settings: Settings) -> AsyncIterator[Verification]:
+    """As `opened` for writing, for a check of everything that is there."""
+    root, _ = _places(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        database, driver, mirror = await stack.enter_async_context(_stored(settings, writing=True))
+        sessions = None
+        if _sessions_path(settings, root).exists():  # a backup has none
+            stack.enter_context(_explained(_sessions_path(settings, root)))
+            sessions = stack.enter_context(contextlib.closing(_sessions(settings, root, existing=True)))
+            await sessions.check_schema()
+        yield Verification(database, sessions, driver, mirror, _own(root))
+
+
+@contextlib.asynccontextmanager
+async def backup(settings: Settings, folder: Path, *, hard_links: bool) -> AsyncIterator[Backup]:
+    """A backup into `folder`, which it has for itself until the end. Raises HatobaError, ConfigError."""
+    root, path = _places(settings)
+    locks = _own(folder) / "locks"
+    with contextlib.ExitStack() as stack:
+        with _explained(path):
+            database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
+            await database.check_schema()
+            made_at = await database.made_at()
+        stack.enter_context(backup_folder.claimed(folder, root, made_at))
+        driver = stack.enter_context(contextlib.closing(_writable(folder, _own(folder) / "metadata.db")))
+        destination = Destination(
+            folder,
+            driver,
+            lambda copy: Sqlite(copy, locks, "metadata", "FULL", existing=True, alone=True),
+            lambda copy: Mirror(copy, driver, locks),
+        )
+        try:
+            yield Backup(database, root, destination, hard_links=hard_links)
+        except DatabaseFailed as error:
+            raise HatobaError(
+                f"a database of {printable(root)} or {printable(folder)} fails: {error.reason}"
+            ) from error
+
+
+def elsewhere(settings: Settings) -> list[Path]:
+    """Files that a registry is configured with and that do not lie in its data folder where a backup looks."""
+    root, htpasswd = root_of(settings), settings.auth.htpasswd
+    if root is None or htpasswd is None or htpasswd.path.absolute() == (_own(root) / "htpasswd").absolute():
+        return []
+    return [htpasswd.path]
+
+
+@contextlib.asynccontextmanager
+async def _stored(settings: Settings, *, writing: bool) -> AsyncIterator[tuple[Sqlite, BlobDriver, Mirror]]:
+    """Rows, bytes and links of a registry that is there; at the end of `writing` links are durable."""
+    root, path = _places(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_explained(path))
+        driver: BlobDriver
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root, existing=True)))
+        await database.check_schema()
+        if writing:
+            driver = stack.enter_context(contextlib.closing(_writable(root, path)))
+        else:
+            driver = stack.enter_context(contextlib.closing(Memory()))  # listings ask rows alone
+        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
+        yield database, driver, mirror
+        if writing:
             await _last_settle(mirror)
 
 
@@ -324,37 +419,56 @@ async def _last_settle(mirror: Mirror) -> None:
         await mirror.settle()
 
 
-async def _problems(mirror: Mirror, following: Following) -> list[str]:
-    """Why the registry is not ready; nothing that a probe by strangers should not read."""
-    try:
-        found = await following.problems()
-        overdue = await mirror.pending(_OVERDUE)
-    except RegistryError:
-        return ["the database does not answer"]
-    return [*found, f"{overdue} link files cannot be written"] if overdue else found
+async def _watched(settings: Settings, stack: contextlib.AsyncExitStack) -> StorageWatch | None:
+    root, wanted = root_of(settings), settings.health.storagedriver
+    if root is None or not wanted.enabled:
+        return None
+    watch = StorageWatch(root, wanted.interval.total_seconds(), wanted.threshold)
+    stack.callback(watch.close)
+    await stack.enter_async_context(_background(watch.run()))
+    return watch
+
+
+async def _open_debug_port(
+    debug: DebugPort,
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+    readiness: Readiness,
+    survey: Survey,
+) -> None:
+    # Here, not above: prometheus-client takes as long to import as all of the registry's rules, and few want it.
+    from hatoba.web.debug import DebugServer, Metrics  # noqa: PLC0415
+
+    metrics = None if debug.board is None else Metrics(debug.board.totals, survey.take, readiness.problems)
+    server = DebugServer(debug.listener, readiness.problems, metrics, settings.http.debug.prometheus.path)
+    await stack.enter_async_context(server.running())
 
 
 def _own(root: Path) -> Path:
     return root / "hatoba"
 
 
-def _metadata(settings: Settings, root: Path, *, existing: bool = False) -> Sqlite:
+def _metadata(settings: Settings, root: Path, *, existing: bool = False, recorder: Recorder | None = None) -> Sqlite:
     path = settings.hatoba.database.path or _own(root) / "metadata.db"
-    return Sqlite(path, _own(root) / "locks", "metadata", "FULL", existing=existing)
+    return Sqlite(path, _own(root) / "locks", "metadata", "FULL", existing=existing, recorder=recorder)
 
 
-def _sessions(settings: Settings, root: Path) -> Sqlite:
+def _sessions(settings: Settings, root: Path, *, existing: bool = False, recorder: Recorder | None = None) -> Sqlite:
+    path = _sessions_path(settings, root)
+    return Sqlite(path, _own(root) / "locks", "uploads", "NORMAL", existing=existing, recorder=recorder)
+
+
+def _sessions_path(settings: Settings, root: Path) -> Path:
     # Beside the other, which may have been moved to a disk that SQLite can use.
     told = settings.hatoba.database.path
-    path = told.with_name(f"{told.stem}-uploads.db") if told else _own(root) / "uploads.db"
-    return Sqlite(path, _own(root) / "locks", "uploads", "NORMAL")
+    return told.with_name(f"{told.stem}-uploads.db") if told else _own(root) / "uploads.db"
 
 
-def _access(settings: Settings, stack: contextlib.AsyncExitStack) -> Access:
+def _access(settings: Settings, stack: contextlib.AsyncExitStack, recorder: Recorder | None) -> Access:
     if settings.auth.htpasswd is None:
         return Anonymous()
     htpasswd = stack.enter_context(contextlib.closing(Htpasswd(settings.auth.htpasswd.path)))
-    return BasicAccess(htpasswd, settings.auth.htpasswd.realm, Guesses())
+    return BasicAccess(htpasswd, settings.auth.htpasswd.realm, Guesses(), recorder=recorder)
 
 
 def _validation(settings: Settings) -> Validation:

@@ -95,6 +95,18 @@ async def test_row_settled_by_an_older_generation_stays(worker, rows):
     assert [row[0] for row in rows("SELECT kind FROM mirror WHERE kind = 'tag'")] == ["tag"]
 
 
+async def test_marks_that_another_worker_took_over_are_its_own_to_end(worker, rows):
+    """What it wrote anew is not fsynced yet, whatever the first one, who was only slow, has fsynced."""
+    one, two = await worker(), await worker()
+    await one.push_image("v")
+    marks = rows("SELECT count(*) FROM mirror")
+    await two.mirror.catch_up()
+    await one.mirror.settle()
+    assert rows("SELECT count(*) FROM mirror") == marks
+    await two.mirror.settle()
+    assert rows("SELECT count(*) FROM mirror") == [(0,)]
+
+
 async def test_settled_rows_are_gone_and_links_fsynced_first(worker, rows, monkeypatch):
     one = await worker()
     await one.push_image("v")

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from hatoba.errors import InsufficientStorage
 
@@ -28,6 +28,15 @@ class KeyBusy(Exception):
 
 class OutOfSpace(InsufficientStorage):
     """The disk or quota is full. Answered as what it is, at whatever step it is met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What lies at a key, a symbolic link not followed. `identity` differs once anything was put there or written."""
+
+    kind: Literal["file", "symlink", "folder", "other"]
+    size: int
+    identity: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +92,13 @@ class BlobWriter(Protocol):
 
 
 class BlobDriver(Protocol):
-    """A place for bytes. `stat`, `open` and `publish` finish without suspending on local drivers."""
+    """A place for bytes. `stat`, `inspect`, `open`, `publish` and `set_aside` never suspend on local drivers."""
 
     async def stat(self, key: str) -> int | None:
         """The size at `key` in bytes, None when nothing (or no file) is there."""
+
+    async def inspect(self, key: str) -> Entry | None:
+        """What lies at `key`, of whatever kind; None when nothing does."""
 
     async def open(self, key: str) -> BlobReader:
         """Open for reading; raises KeyMissing, or Unavailable when out of descriptors or the disk fails."""
@@ -108,6 +120,12 @@ class BlobDriver(Protocol):
 
     async def publish(self, source: str, key: str) -> None:
         """Move `source` onto `key` as one durable step, replacing what is there. Runs inside a write transaction."""
+
+    async def set_aside(self, key: str, name: str) -> str:
+        """Take what lies at `key` out of the tree, durably, and keep it as `name`; the key that it has then.
+
+        Runs inside a write transaction. Raises KeyMissing when nothing is there.
+        """
 
     async def remove(self, key: str) -> None:
         """End the key; nothing happens when it is not there. Empty parents of uploads go too. Not durable."""

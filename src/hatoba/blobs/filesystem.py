@@ -18,10 +18,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 from hatoba.blobs import folders
-from hatoba.blobs.driver import BlobReader, BlobWriter, Child, KeyBusy, KeyMissing, Listed, OutOfSpace, ancestors
+from hatoba.blobs.driver import BlobReader, BlobWriter, Child, Entry, KeyBusy, KeyMissing, Listed, OutOfSpace, ancestors
 from hatoba.cancellation import outlast
 from hatoba.errors import Unavailable
 
@@ -60,6 +60,17 @@ class Filesystem:
                 return None
             raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    async def inspect(self, key: str) -> Entry | None:
+        """See `BlobDriver.inspect`."""
+        try:
+            found = os.lstat(self._path(key))
+        except OSError as error:
+            if error.errno in _MISSING:
+                return None
+            raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
+        identity = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+        return Entry(_kind(found.st_mode), found.st_size, identity)
 
     async def open(self, key: str) -> BlobReader:
         """See `BlobDriver.open`."""
@@ -113,6 +124,17 @@ class Filesystem:
             os.rename(self._path(source), target)
             _fsync_folder(os.path.dirname(target))
 
+    async def set_aside(self, key: str, name: str) -> str:
+        """See `BlobDriver.set_aside`."""
+        aside = f"{OWN_FOLDER}/aside/{name}"
+        with _translated():
+            os.makedirs(self._path(os.path.dirname(aside)), exist_ok=True)
+            os.rename(self._path(key), self._path(aside))
+            _fsync_folder(self._path(os.path.dirname(aside)))
+            _fsync_folder(self._path(OWN_FOLDER))
+            _fsync_folder(os.path.dirname(self._path(key)))
+        return aside
+
     async def remove(self, key: str) -> None:
         """See `BlobDriver.remove`."""
         await self._run(_remove, self._path(key))
@@ -123,7 +145,7 @@ class Filesystem:
 
     async def make_folder(self, key: str) -> None:
         """See `BlobDriver.make_folder`."""
-        await self._run(lambda: os.makedirs(self._path(key), exist_ok=True))
+        await self._run(_make_folders, self._path(key))
 
     async def remove_tree(self, key: str) -> None:
         """See `BlobDriver.remove_tree`."""
@@ -183,10 +205,7 @@ class Filesystem:
         # was there: the push that made it may not have come to its fsync. Those above are never removed: once will do.
         above = list(ancestors(key))
         with _translated():
-            try:
-                os.makedirs(self._path(above[0]), exist_ok=True)
-            except FileExistsError as error:
-                raise Unavailable(f"a file stands where a folder should be: {above[0]}") from error
+            _make_folders(self._path(above[0]))
             for position, folder in enumerate(above):
                 if position and folder in self._durable:
                     continue
@@ -203,7 +222,7 @@ class Filesystem:
                     file.write(content)
                 for _ in range(3):  # Docker's registry beside us may remove an empty folder in between
                     with contextlib.suppress(FileNotFoundError):
-                        os.makedirs(os.path.dirname(path), exist_ok=True)
+                        _make_folders(os.path.dirname(path))
                         os.rename(temporary, path)
                         return
                 raise Unavailable("a folder of the repository's tree goes away as soon as it is made")
@@ -222,6 +241,14 @@ class Filesystem:
             for folder in sorted(above, key=len, reverse=True):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     _fsync_folder(self._path(folder))
+
+
+def _kind(mode: int) -> Literal["file", "symlink", "folder", "other"]:
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISLNK(mode):
+        return "symlink"
+    return "folder" if stat.S_ISDIR(mode) else "other"
 
 
 class _FileReader:
@@ -410,6 +437,13 @@ def _translated() -> Iterator[None]:
         raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
 
 
+def _make_folders(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError as error:  # also where the disk cannot say what is there
+        raise Unavailable("a file stands where a folder should be") from error
+
+
 def _open_for_reading(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -455,7 +489,7 @@ def _read_each(paths: list[str], limit: int) -> list[bytes | None]:
 
 def _create(path: str) -> None:
     with _translated():
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _make_folders(os.path.dirname(path))
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE))
 
 

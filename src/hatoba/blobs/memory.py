@@ -11,9 +11,10 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
-from hatoba.blobs.driver import BlobReader, BlobWriter, Child, KeyBusy, KeyMissing, Listed
+from hatoba.blobs.driver import BlobReader, BlobWriter, Child, Entry, KeyBusy, KeyMissing, Listed
 
 _STAGED = "hatoba/tmp/"
+_ASIDE = "hatoba/aside/"
 
 
 class Memory:
@@ -30,6 +31,11 @@ class Memory:
         """See `BlobDriver.stat`."""
         found = self._content.get(key)
         return None if found is None else len(found)
+
+    async def inspect(self, key: str) -> Entry | None:
+        """See `BlobDriver.inspect`."""
+        found = self._content.get(key)
+        return None if found is None else Entry("file", len(found), (id(found), len(found)))
 
     async def open(self, key: str) -> BlobReader:
         """See `BlobDriver.open`."""
@@ -73,6 +79,12 @@ class Memory:
         self._content[key] = self._content.pop(source)
         self._written_at[key] = datetime.now(UTC)
         self._staged_at.pop(source, None)
+
+    async def set_aside(self, key: str, name: str) -> str:
+        """See `BlobDriver.set_aside`."""
+        self._at(key)
+        self._content[f"{_ASIDE}{name}"] = self._content.pop(key)
+        return f"{_ASIDE}{name}"
 
     async def remove(self, key: str) -> None:
         """See `BlobDriver.remove`."""

@@ -19,7 +19,7 @@ import typer
 
 from hatoba import server, telemetry, wiring
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
-from hatoba.cli.opening import become
+from hatoba.cli.identity import become_owner_of
 from hatoba.config.values import printable
 from hatoba.operations.adoption import Read
 from hatoba.operations.progress import progress
@@ -50,7 +50,7 @@ def import_(*, config: Config = None, root: Root = None, report: _Report = None)
         settings = configure(configuration_file(None, config), root).settings
         owner = wiring.folder_owner(settings)
         with _opened(report) as file:  # before root is given up
-            become(owner, wiring.root_of(settings))
+            become_owner_of(wiring.root_of(settings), owner)
             telemetry.configure("warn", "text")
 
             def note(finding: Finding) -> None:

@@ -1,12 +1,11 @@
 """Opens the registry for a command, beside a running server or without one, and reads what its arguments name.
 
-Owns as whom a command works: files that root made in the folder of another user would stop the server.
+Owns that one which writes does so as the registry's owner, and nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -15,6 +14,7 @@ import typer
 
 from hatoba import telemetry, wiring
 from hatoba.cli.configured import configuration_file, configure
+from hatoba.cli.identity import become_owner
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError, ManifestUnknown, NameUnknown, RegistryError
@@ -56,11 +56,11 @@ def with_registry(
     given up root for good.
     """
     settings = configure(configuration_file(None, config), root).settings
-    if writing and settings.storage.maintenance.readonly.enabled:
-        raise HatobaError("storage.maintenance.readonly.enabled is set: nothing in the registry may change")
-    owner = wiring.metadata_owner(settings)
     if writing:
-        become(owner, wiring.metadata_path(settings))
+        refuse_readonly(settings)
+        become_owner(settings)
+    else:
+        wiring.metadata_owner(settings)
     telemetry.configure("warn", "text")  # messages to stderr; unconfigured they would mix with results
     try:
         return asyncio.run(_worked(settings, work, parse(named)[0] if writing else None))
@@ -75,27 +75,7 @@ async def _worked(
         return await work(rules)
 
 
-def become(owner: tuple[int, int], path: Path | None) -> None:
-    """Go on as the owner (uid, gid) of `path`; raises HatobaError when this process is neither that user nor root."""
-    _become(*owner)
-    if os.geteuid() != owner[0]:
-        # Even where it may write: files that it made would stop the server.
-        raise HatobaError(
-            f"{printable(path or '')} cannot be written by uid {os.geteuid()}: "
-            f"it belongs to uid {owner[0]}, run the command as that user"
-        )
-
-
-def _become(uid: int, gid: int) -> None:
-    """Root goes on as the database's owner, for good: `docker exec` runs as root though the server may not."""
-    if os.geteuid() != 0 or uid == 0:
-        return
-    try:
-        os.setgroups([])
-        os.setgid(gid)
-        os.setuid(uid)
-    except OSError as error:
-        raise HatobaError(
-            f"the registry belongs to uid {uid}, which root may not become here ({error.strerror}): "
-            f"run the command as that user"
-        ) from None
+def refuse_readonly(settings: Settings) -> None:
+    """Raise HatobaError where the configuration lets nothing change."""
+    if settings.storage.maintenance.readonly.enabled:
+        raise HatobaError("storage.maintenance.readonly.enabled is set: nothing in the registry may change")

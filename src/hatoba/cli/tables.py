@@ -43,6 +43,11 @@ def amount(size: int) -> str:
     return f"{size}B" if unit == 0 else f"{number:.3g}{_UNITS[unit]}"
 
 
+def many(number: int, noun: str) -> str:
+    """So many of them: 1 blob, 2 blobs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def moment(at: datetime) -> str:
     """A time for people: RFC 3339, UTC, whole seconds."""
     return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -100,6 +100,16 @@ async def missing(reader: Reader, after: str, limit: int) -> list[BlobRow]:
     return [BlobRow(row[0], row[1], row[2], ready=False) for row in rows]
 
 
+async def listed(reader: Reader, after: str, limit: int) -> list[BlobRow]:
+    """All blobs, in byte order of their digests, after `after`."""
+    rows = await reader.all(
+        "SELECT digest, key, size, state = 'ready' FROM blobs WHERE digest > :after ORDER BY digest LIMIT :limit",
+        after=after,
+        limit=limit,
+    )
+    return [BlobRow(row[0], row[1], row[2], bool(row[3])) for row in rows]
+
+
 async def between(reader: Reader, first: str, after: str, limit: int) -> list[BlobRow]:
     """Blobs whose digests begin with `first`, in byte order, after `after`."""
     rows = await reader.all(
@@ -111,6 +121,27 @@ async def between(reader: Reader, first: str, after: str, limit: int) -> list[Bl
         limit=limit,
     )
     return [BlobRow(row[0], row[1], row[2], bool(row[3])) for row in rows]
+
+
+async def bytes_after(reader: Reader, after: str) -> int:
+    """The sizes of all blobs whose digests come after `after`, added up. Looks at each row."""
+    row = await reader.one("SELECT coalesce(sum(size), 0) FROM blobs WHERE digest > :after", after=after)
+    return 0 if row is None else int(row[0])
+
+
+async def naming(reader: Reader, digest: Digest, limit: int) -> list[tuple[str, str, str | None]]:
+    """(repository, manifest, one of its tags) of manifests that are this blob or reference it, in no order."""
+    rows = await reader.all(
+        "SELECT r.name, n.manifest, (SELECT min(t.name) FROM tags AS t "
+        "WHERE t.repository_id = n.repository_id AND t.digest = n.manifest) FROM ("
+        "SELECT m.repository_id, m.digest AS manifest FROM manifests AS m WHERE m.digest = :digest "
+        "UNION ALL SELECT c.repository_id, c.manifest FROM repository_blobs AS l "
+        "JOIN manifest_references AS c ON c.repository_id = l.repository_id AND c.digest = l.digest "
+        "WHERE l.digest = :digest LIMIT :limit) AS n JOIN repositories AS r ON r.id = n.repository_id",
+        digest=digest,
+        limit=limit,
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 async def readers(reader: Reader, digest: Digest) -> list[tuple[int, str]]:

@@ -10,6 +10,7 @@ import importlib.resources
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from hatoba.errors import StartError
@@ -49,6 +50,15 @@ class Database(Reader, Protocol):
 
     async def scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:
         """Run reads that may touch many rows off the loop, on a connection of their own, as one snapshot."""
+
+    async def copy_to(self, path: Path) -> None:
+        """Write all of it, as of one moment, to the new file `path`, durably; readers and writers go on meanwhile."""
+
+    async def made_at(self) -> datetime:
+        """When the database was made: a copy says the same, another registry's another time."""
+
+    async def check(self) -> list[str]:
+        """What the engine finds damaged when it looks through all of it, a line each, 100 at most; off the loop."""
 
     def version(self) -> object:
         """A value equal to an earlier one only if no committed write lies between: caches hang on it."""

@@ -103,12 +103,43 @@ async def children(reader: Reader, repository_id: int, digest: Digest) -> dict[s
 
 
 async def keep_body(transaction: Transaction, digest: Digest, body: bytes) -> None:
-    """Store the bytes once, whichever repositories hold them."""
+    """Store the bytes once, whichever repositories hold them; those that a disk spoiled are right again."""
     await transaction.run(
-        "INSERT INTO manifest_bodies (digest, body) VALUES (:digest, :body) ON CONFLICT (digest) DO NOTHING",
+        "INSERT INTO manifest_bodies (digest, body) VALUES (:digest, :body) "
+        "ON CONFLICT (digest) DO UPDATE SET body = :body WHERE manifest_bodies.body <> :body",
         digest=digest,
         body=body,
     )
+
+
+async def find_body(reader: Reader, digest: Digest) -> bytes | None:
+    """The manifest's bytes, whoever holds it."""
+    row = await reader.one("SELECT body FROM manifest_bodies WHERE digest = :digest", digest=digest)
+    return None if row is None else row[0]
+
+
+async def with_body(reader: Reader, after: str, limit: int) -> list[str]:
+    """Digests of all manifests, whoever holds them, in byte order, after `after`."""
+    rows = await reader.all(
+        "SELECT digest FROM manifest_bodies WHERE digest > :after ORDER BY digest LIMIT :limit",
+        after=after,
+        limit=limit,
+    )
+    return [row[0] for row in rows]
+
+
+async def unlinked(reader: Reader, repository_id: int, after: str, limit: int) -> list[str]:
+    """Digests of manifests that reference a blob which their repository may not read; in byte order, after `after`."""
+    rows = await reader.all(
+        "SELECT DISTINCT c.manifest FROM manifest_references AS c "
+        "WHERE c.repository_id = :repository AND c.manifest > :after AND c.kind <> 'manifest' AND NOT EXISTS "
+        "(SELECT 1 FROM repository_blobs AS l WHERE l.repository_id = c.repository_id AND l.digest = c.digest) "
+        "ORDER BY c.manifest LIMIT :limit",
+        repository=repository_id,
+        after=after,
+        limit=limit,
+    )
+    return [row[0] for row in rows]
 
 
 async def upsert(transaction: Transaction, repository_id: int, row: ManifestRow) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import os
 import queue
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
@@ -24,8 +26,21 @@ from urllib.parse import quote
 import apsw
 
 from hatoba.cancellation import outlast
-from hatoba.db.engine import Reader, Row, Transaction, check_applied, check_known, migrations, now, to_micros
+from hatoba.db.engine import (
+    Reader,
+    Row,
+    Transaction,
+    check_applied,
+    check_known,
+    from_micros,
+    migrations,
+    now,
+    to_micros,
+)
 from hatoba.errors import InsufficientStorage, StartError, Unavailable
+from hatoba.folders import make_durably
+from hatoba.metrics.catalogue import WRITE, WRITE_WAIT
+from hatoba.metrics.cells import Histogram, Recorder
 from hatoba.oci.digest import Digest
 
 T = TypeVar("T")
@@ -33,6 +48,7 @@ _OLDEST = "3.51.3"  # 3.7.0 to 3.51.2 can corrupt a WAL that several processes w
 _WAIT_SECONDS = 30.0
 _WAL_BYTES = 64 * 1024 * 1024
 _BUSY_MILLISECONDS = 30_000
+_MOST_DEFECTS = 100
 _SHARED_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse")
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")  # how /proc/self/mountinfo writes a space
 _RETRY = (("Retry-After", "5"),)
@@ -43,10 +59,11 @@ _SYNCHRONOUS = {"NORMAL": 1, "FULL": 2}
 class Sqlite:
     """`Database` on the file `path`. `locks` is the folder of the write locks, shared by all processes.
 
-    With `existing` nothing is made, and what can only be read is read.
+    With `existing` nothing is made, and what can only be read is read. `alone` promises that no other process opens it:
+    it may lie where several machines could.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  where it lies and who else opens it
         self,
         path: Path,
         locks: Path,
@@ -54,11 +71,14 @@ class Sqlite:
         synchronous: Literal["NORMAL", "FULL"],
         *,
         existing: bool = False,
+        alone: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         check_library()
-        check_filesystem(path)
+        if not alone:
+            check_filesystem(path)
         if not existing:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_durably(path.parent)
             locks.mkdir(parents=True, exist_ok=True)
         self._existing = existing
         self._path = path
@@ -67,7 +87,14 @@ class Sqlite:
         with _translated():
             self._reader = self._connect(writing=False)
         self._version = self._reader.cursor()
-        self._writer = _Writer(lambda: self._connect(writing=True), path, locks / f"write-{path.stem}")
+        recorder = recorder or Recorder.unshared()
+        self._writer = _Writer(
+            lambda: self._connect(writing=True),
+            path,
+            locks / f"write-{path.stem}",
+            waits=recorder.histogram(WRITE_WAIT, migrations_folder),
+            writes=recorder.histogram(WRITE, migrations_folder),
+        )
         self._scans = ThreadPoolExecutor(1, thread_name_prefix="hatoba-scan")
         self._scan_connection: apsw.Connection | None = None
 
@@ -88,6 +115,19 @@ class Sqlite:
     async def scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:
         """See `Database.scan`."""
         return await asyncio.get_running_loop().run_in_executor(self._scans, self._scan, work)
+
+    async def copy_to(self, path: Path) -> None:
+        """See `Database.copy_to`. In one step: SQLite begins anew whenever somebody writes between two."""
+        await asyncio.get_running_loop().run_in_executor(self._scans, self._copy_to, path)
+
+    async def made_at(self) -> datetime:
+        """See `Database.made_at`: when its first migration ran."""
+        row = await self.one("SELECT applied_at FROM migrations ORDER BY number LIMIT 1")
+        return from_micros(row[0] if row else 0)
+
+    async def check(self) -> list[str]:
+        """See `Database.check`."""
+        return await asyncio.get_running_loop().run_in_executor(self._scans, self._check)
 
     def version(self) -> object:
         """See `Database.version`: the connection's data_version, which its own kind of work, reading, never changes."""
@@ -134,11 +174,37 @@ class Sqlite:
         rows = await self.all("SELECT number, hatoba FROM migrations ORDER BY number")
         return [(int(number), str(version)) for number, version in rows]
 
+    def _scanning(self) -> apsw.Connection:
+        if self._scan_connection is None:
+            self._scan_connection = self._connect(writing=False)
+        return self._scan_connection
+
+    def _copy_to(self, path: Path) -> None:
+        with _translated():
+            target = apsw.Connection(str(path))
+            try:
+                target.pragma("synchronous", _SYNCHRONOUS["FULL"])
+                with target.backup("main", self._scanning(), "main") as copying:
+                    copying.step()
+            finally:
+                target.close()
+
+    def _check(self) -> list[str]:
+        with _translated():
+            connection = self._scanning()
+            try:
+                rows = connection.execute(f"PRAGMA integrity_check({_MOST_DEFECTS})").fetchall()
+                found = [str(text) for (text,) in rows if text != "ok"]
+                broken = connection.execute("PRAGMA foreign_key_check")
+                for table, row, parent, _ in itertools.islice(broken, _MOST_DEFECTS - len(found)):
+                    found.append(f"row {row} of {table} names a row of {parent} that is not there")
+            except apsw.CorruptError as error:
+                return [str(error)]
+            return found
+
     def _scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:
         with _translated():
-            if self._scan_connection is None:
-                self._scan_connection = self._connect(writing=False)
-            connection = self._scan_connection
+            connection = self._scanning()
             connection.execute("BEGIN")
             try:
                 return _drive(work(_Session(connection)))
@@ -194,6 +260,7 @@ class _Job:
     def __init__(self, work: Callable[[Transaction], Awaitable[Any]]) -> None:
         self.work = work
         self.result: Future[Any] = Future()
+        self.asked = time.perf_counter()
 
 
 class _Writer:
@@ -203,8 +270,18 @@ class _Writer:
     one of eight writers through once in five seconds in a trial.
     """
 
-    def __init__(self, connect: Callable[[], apsw.Connection], path: Path, lock: Path) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], apsw.Connection],
+        path: Path,
+        lock: Path,
+        *,
+        waits: Histogram,
+        writes: Histogram,
+    ) -> None:
         self._connect = connect
+        self._waits = waits
+        self._writes = writes
         self._wal = f"{path}-wal"
         self._lock = lock
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -243,12 +320,15 @@ class _Writer:
             try:
                 lock = lock or self._open_lock()
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                begun = time.perf_counter()
+                self._waits.observe(begun - job.asked)
                 try:
                     if not job.result.set_running_or_notify_cancel():
                         continue
                     with _translated():
                         connection = connection or self._connect()
                         result = self._transact(connection, job.work)
+                    self._writes.observe(time.perf_counter() - begun)
                     job.result.set_result(result)
                     self._checkpoint(connection)
                 finally:

@@ -67,8 +67,8 @@ async def names(reader: Reader, repository_id: int, after: str, limit: int) -> l
     return [row[0] for row in rows]
 
 
-async def pointed(reader: Reader, repository_id: int, after: str, limit: int) -> list[tuple[str, str]]:
-    """(name, digest) of tags, in byte order of their names, after `after`."""
+async def targets(reader: Reader, repository_id: int, after: str, limit: int) -> list[tuple[str, str]]:
+    """(tag, the digest that it names), in byte order of the names, after `after`."""
     rows = await reader.all(
         "SELECT name, digest FROM tags WHERE repository_id = :repository AND name > :after ORDER BY name LIMIT :limit",
         repository=repository_id,

@@ -76,6 +76,16 @@ async def are_open(reader: Reader, number: int) -> bool:
     return row is not None and row[0] >= number
 
 
+async def listed(reader: Reader, after: str, limit: int) -> list[UploadRow]:
+    """All sessions, in byte order of their ids, after `after`."""
+    rows = await reader.all(
+        f"SELECT {_COLUMNS} FROM uploads WHERE id > :after ORDER BY id LIMIT :limit",  # noqa: S608
+        after=after,
+        limit=limit,
+    )
+    return [_row(row) for row in rows]
+
+
 async def idle(reader: Reader, before: datetime, limit: int) -> list[UploadRow]:
     """Sessions without a byte since `before`, oldest first."""
     rows = await reader.all(

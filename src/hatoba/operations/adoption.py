@@ -290,7 +290,7 @@ class Adoption:
         rows: dict[str, str] = {}
         if known is not None:
             rows = await self._all(
-                lambda reader, after: tags.pointed(reader, known, after, _PAGE), lambda row: row[0], lambda row: row[1]
+                lambda reader, after: tags.targets(reader, known, after, _PAGE), lambda row: row[0], lambda row: row[1]
             )
         found = await tree.links(self._driver, name, "_manifests/tags", self._report)
         for batch in _batched(list(found.values())):

@@ -58,7 +58,7 @@ class Mirror:
         repository = rows[0].repository
         failed: list[Exception] = []
         try:
-            async with self._locked(repository):
+            async with self.locked(repository):
                 for row in rows:
                     try:
                         self._written[row] = await self._make_true(row)
@@ -87,12 +87,26 @@ class Mirror:
         Without `again` those that failed a moment ago wait, so that one broken folder neither fills the log nor stops
         the others.
         """
-        rows = await mirror.pending(self._database, now() - age, _BATCH + len(self._stuck))
+        rows = await mirror.pending(self._database, now(), age, _BATCH + len(self._stuck))
         self._stuck = {row: until for row, until in self._stuck.items() if until > time.monotonic() and not again}
         due = [row for row in rows if row not in self._written and row not in self._stuck]
+        if due:
+            due = await self._taken_over(due)
         for _, group in itertools.groupby(sorted(due, key=_repository), key=_repository):
             await self.write(list(group))
         return len(rows)
+
+    async def _taken_over(self, rows: Sequence[MirrorRow]) -> list[MirrorRow]:
+        """The marks that are ours now: whoever wrote these links may be alive, only slow.
+
+        They would fsync the link before it is written again, and end the mark after that: a power loss could then leave
+        an empty link that nothing marks.
+        """
+
+        async def renew(transaction: Transaction) -> list[MirrorRow]:
+            return [renewed for row in rows if (renewed := await mirror.renew(transaction, row)) is not None]
+
+        return await self._database.write(renew)
 
     async def settle(self) -> None:
         """Make written links durable, then end their marks; a mark made again meanwhile stays."""
@@ -114,11 +128,22 @@ class Mirror:
 
     async def pending(self, age: timedelta) -> int:
         """How many links are overdue: readiness shows it."""
-        return await mirror.count(self._database, now() - age)
+        return await mirror.count(self._database, now(), age)
 
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=True)
+
+    @contextlib.asynccontextmanager
+    async def locked(self, repository: str) -> AsyncIterator[None]:
+        """The repository's lock, over all workers. Held for a few small files; never while waiting for a client."""
+        number = hashlib.blake2b(repository.encode(), digest_size=2).digest()[0] % _LOCKS
+        with (self._locks / f"mirror-{number:02d}").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await self._wait_for(file)
+            yield
 
     async def _make_true(self, row: MirrorRow) -> list[str]:
         """Read the truth now and let the link say it; the keys that changed."""
@@ -159,17 +184,6 @@ class Mirror:
             if len(self._framed) > 10 * _BATCH:
                 self._framed.clear()
             self._framed.add(repository)
-
-    @contextlib.asynccontextmanager
-    async def _locked(self, repository: str) -> AsyncIterator[None]:
-        """The repository's lock, over all workers. Held for a few small files; never while waiting for a client."""
-        number = hashlib.blake2b(repository.encode(), digest_size=2).digest()[0] % _LOCKS
-        with (self._locks / f"mirror-{number:02d}").open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                await self._wait_for(file)
-            yield
 
     async def _wait_for(self, file: BinaryIO) -> None:
         waiting = asyncio.get_running_loop().run_in_executor(self._pool, fcntl.flock, file, fcntl.LOCK_EX)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from hatoba.blobs.driver import BlobReader, BlobWriter
@@ -115,11 +115,15 @@ class LiveHashers:
 
 
 async def read_back(
-    source: BlobReader | BlobWriter, size: int, algorithm: str, pool: ThreadPoolExecutor | None = None
+    source: BlobReader | BlobWriter,
+    size: int,
+    algorithm: str,
+    pool: ThreadPoolExecutor | None = None,
+    pace: Callable[[int], Awaitable[None]] | None = None,
 ) -> str:
     """The hex digest of the first `size` bytes of a blob or an upload, read from where they lie.
 
-    Hashed on `pool`, or the loop's own.
+    Hashed on `pool`, or the loop's own. `pace` is awaited after every block with its bytes: whoever it is may be slow.
     """
     found = hasher(algorithm)
     loop = asyncio.get_running_loop()
@@ -130,6 +134,8 @@ async def read_back(
             break  # shorter than its row: the digest differs, and the caller looks at the size
         await loop.run_in_executor(pool, _update, found, (block,))
         offset += len(block)
+        if pace is not None:
+            await pace(len(block))
     return found.hexdigest()
 
 

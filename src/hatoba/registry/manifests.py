@@ -19,7 +19,7 @@ from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.manifests import ManifestBody, ManifestRow
 from hatoba.db.mirror import MirrorRow
-from hatoba.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown
+from hatoba.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown, Unavailable
 from hatoba.oci import config, manifest
 from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
@@ -34,6 +34,7 @@ from hatoba.registry.validation import Validation
 # Larger manifests are parsed in a thread, one at a time: they become many times their size in memory.
 _PARSE_INLINE_BYTES = 64 * 1024
 CONFIG_BYTES = 1024 * 1024  # larger configs are not read
+_TRIES = 3
 _MANY_REFERENCES = 500  # images have up to 127 layers
 
 
@@ -95,7 +96,7 @@ class _Found:
 
 
 class _NotStagedError(Exception):
-    """The manifest's file was there before the transaction and is not any more."""
+    """The manifest's file, or the one staged for it, was there before the transaction and is not any more."""
 
 
 class _FilesLostError(Exception):
@@ -220,8 +221,17 @@ class Manifests:
 
     async def _select(self, repository: RepositoryName, reference: Reference) -> ManifestBody | None:
         if isinstance(reference, Digest):
-            return await manifests.find_by_digest(self._database, repository, reference)
-        return await manifests.find_by_tag(self._database, repository, reference)
+            row = await manifests.find_by_digest(self._database, repository, reference)
+        else:
+            row = await manifests.find_by_tag(self._database, repository, reference)
+        if row is None or self._bodies.get(row.digest) is not None or _is_right(row):
+            return row
+        self._log.error(
+            "a manifest's bytes in the database are not what its digest says; run `hatoba verify --fix`",
+            repository=repository,
+            digest=row.digest,
+        )
+        return None
 
     async def _row(self, push: Push, parsed: ParsedManifest, digest: Digest) -> ManifestRow:
         image = await self._read_config(push.repository, parsed)
@@ -265,7 +275,7 @@ class Manifests:
         known = await blobs.find(self._database, digest)
         staged: str | None = None
         try:
-            while True:
+            for _ in range(_TRIES):
                 if staged is None and not await is_whole(self._driver, known):
                     await self._driver.prepare(key)
                     staged = await self._driver.stage(push.body)
@@ -274,7 +284,10 @@ class Manifests:
                         lambda transaction, staged=staged: self._commit(transaction, push, parsed, row, names, staged)  # type: ignore[misc]
                     )
                 except _NotStagedError:
-                    known = None
+                    if staged is not None:
+                        await self._driver.remove(staged)
+                    known = staged = None
+            raise Unavailable("files go away as soon as they are made")
         except _FilesLostError as error:
             for lost in error.lost:
                 await self._blobs.report_missing(lost)
@@ -329,7 +342,10 @@ class Manifests:
         if staged is None:
             raise _NotStagedError
         key = layout.blob(digest)
-        await self._driver.publish(staged, key)
+        try:
+            await self._driver.publish(staged, key)
+        except KeyMissing:  # a clock that was set forward makes a staged file look like one that a crash left
+            raise _NotStagedError from None
         await blobs.make_ready(transaction, digest, key, row.size, row.pushed_at)
 
 
@@ -373,6 +389,12 @@ async def keep(
 async def _find(reader: Reader, repository: RepositoryName, digest: Digest, kind: str) -> BlobRow | None:
     find = blobs.find_manifest if kind == "manifest" else blobs.find_linked
     return await find(reader, repository, digest)
+
+
+def _is_right(row: ManifestBody) -> bool:
+    """Whether the bytes are what was pushed. Microseconds, and once a digest: `Bodies` has what was looked at."""
+    digest = Digest.parse(row.digest)
+    return Digest.of(row.body, digest.algorithm) == digest
 
 
 def _check_content_type(content_type: str | None, parsed: ParsedManifest) -> None:

@@ -20,6 +20,7 @@ from hatoba.db import repositories
 from hatoba.db.engine import Database, Reader, Transaction, from_micros, migrations, now
 from hatoba.errors import NameUnknown, StartError
 from hatoba.testing.database_rows import RowsContract, UploadRowsContract
+from hatoba.testing.database_walks import WalksContract
 
 _PATIENCE_SECONDS = 20.0
 # Ordered by their UTF-8 bytes. Any collation of a language, and UTF-16 order for the last two, has it otherwise.
@@ -331,5 +332,5 @@ class EngineContract:
         assert await other.all("SELECT number FROM migrations") == []
 
 
-class DatabaseContract(EngineContract, RowsContract, UploadRowsContract):
+class DatabaseContract(EngineContract, RowsContract, UploadRowsContract, WalksContract):
     """Everything that an engine must show."""

@@ -115,6 +115,25 @@ class ReadingContract:
         await driver.remove(f"{_BLOB}/below")
         assert await content_of(driver, _BLOB) == b"blob"
 
+    async def test_inspecting_says_what_lies_there_and_whether_it_is_the_same(self, driver: BlobDriver) -> None:
+        assert await driver.inspect(_BLOB) is None
+        await publish(driver, _BLOB, b"blob")
+        found = driven(driver.inspect(_BLOB))
+        assert found is not None
+        assert (found.kind, found.size) == ("file", 4)
+        assert await driver.inspect(_BLOB) == found
+        await publish(driver, _BLOB, b"blob")
+        assert await driver.inspect(_BLOB) != found
+
+    async def test_what_is_set_aside_is_kept_outside_of_the_tree(self, driver: BlobDriver) -> None:
+        await publish(driver, _BLOB, b"blob")
+        aside = await asyncio.to_thread(lambda: driven(driver.set_aside(_BLOB, "kept")))
+        assert await content_of(driver, aside) == b"blob"
+        assert await driver.stat(_BLOB) is None
+        assert await keys(driver) == []
+        with pytest.raises(KeyMissing):
+            await asyncio.to_thread(lambda: driven(driver.set_aside(_BLOB, "kept")))
+
     async def test_reads_are_positional(self, driver: BlobDriver) -> None:
         content = os.urandom(300_000)
         await publish(driver, _BLOB, content)

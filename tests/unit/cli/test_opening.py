@@ -14,13 +14,14 @@ from pathlib import Path
 import apsw
 import pytest
 
-from hatoba.cli import opening
+from hatoba.cli import identity
 from hatoba.db import sqlite
 from hatoba.testing.images import random_image
 
 IMAGE = random_image(seed=0)
-COMMANDS = (["ls"], ["ls", "team/app"], ["show", "team/app:v1"], ["tag", "team/app:v1", "v2"], ["rm", "team/app:v1"])
-WRITING = COMMANDS[3:]
+READING = (["ls"], ["ls", "team/app"], ["show", "team/app:v1"])
+WRITING = (["tag", "team/app:v1", "v2"], ["rm", "team/app:v1"], ["verify"])
+COMMANDS = (*READING, *WRITING)
 OWNER, STRANGER = 4711, 4712
 # As a command in a process of its own. First it imports more of Python, which may lie where only root reads.
 AS_ROOT = """
@@ -194,6 +195,32 @@ def test_root_leaves_nothing_that_the_server_cannot_write(owned, command):
     assert {path.stat().st_gid for path in owned.root.rglob("*")} == {OWNER}
 
 
+def test_a_backup_by_root_belongs_to_the_owner(owned):
+    copy = owned.root.parent / "backups/copy"
+    for _ in range(2):
+        result = run(owned, "", "backup", str(copy))
+        assert result.returncode == 0, result.stderr
+    assert {path.stat().st_uid for path in (copy, *copy.rglob("*"))} == {OWNER}
+    assert copy.parent.stat().st_uid == 0
+    assert {path.stat().st_uid for path in owned.root.rglob("*")} == {OWNER}
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_backup_by_whoever_may_only_read(owned, closed):
+    copy = owned.root.parent / "copy"
+    copy.mkdir()
+    os.chown(copy, STRANGER, STRANGER)
+    (owned.root / "hatoba/htpasswd").chmod(0o600 if closed else 0o644)
+    result = run(owned, AS_STRANGER, "backup", str(copy))
+    assert "Traceback" not in result.stderr
+    if closed:
+        path = owned.root / "hatoba/htpasswd"
+        assert (result.returncode, result.stderr) == (1, f"hatoba: {path}: Permission denied\n")
+    else:
+        assert result.returncode == 0, result.stderr
+        assert (copy / "hatoba/metadata.db").exists()
+
+
 def test_root_builds_a_lost_database_as_its_owner(owned):
     for file in (owned.root / "hatoba").glob("*.db*"):
         file.unlink()
@@ -281,4 +308,4 @@ def test_a_lock_that_may_not_be_taken_is_named(owned):
 def test_the_owner_stays_who_they_are(shelf, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: OWNER)
     monkeypatch.setattr(os, "setuid", lambda _: pytest.fail("nobody but root becomes somebody"))
-    opening._become(STRANGER, STRANGER)
+    identity.become(STRANGER, STRANGER)

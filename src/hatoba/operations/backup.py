@@ -1,0 +1,282 @@
+"""`hatoba backup`: a copy of a registry in another folder, made while it is served, that a hatoba can serve itself.
+
+The order, in which the copy's database at each moment names only files that are there:
+1. the database, as of one moment, beside the copy's older one; 2. the files of all its blobs, which are only ever
+added; 3. in the new database every link file that differs is marked in `mirror`; 4. the new database takes the older
+one's place; 5. the links are written and the marks end. Broken off before 4 the older backup is as it was; after it the
+marks say what is left to do, to the next backup and to a hatoba that serves the copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from hatoba.blobs import copying
+from hatoba.blobs.driver import BlobDriver
+from hatoba.cancellation import outlast
+from hatoba.db import blobs, mirror
+from hatoba.db.blobs import BlobRow
+from hatoba.db.engine import Database, Transaction, now
+from hatoba.errors import HatobaError, RegistryError
+from hatoba.oci.digest import Digest
+from hatoba.operations import link_files
+from hatoba.operations.findings import Progress, Report
+from hatoba.operations.link_files import Link
+from hatoba.operations.mirror import Mirror
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_PAGE = 200
+_MARKS = 500
+_ROUNDS = 3
+OWN_FILES = ("htpasswd", "secret")  # of the folder `hatoba`, beside the database
+_FIX = "push it again, or restore it; an older backup may have it"
+
+
+@dataclass(slots=True)
+class Copied:
+    """What a backup did. Files are blobs; `there` were in the copy already."""
+
+    files: int = 0
+    bytes: int = 0
+    there: int = 0
+    cloned: int = 0
+    linked: int = 0
+    links: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the copy goes: its folder, a driver on it, and what opens databases and a mirror there."""
+
+    root: Path
+    driver: BlobDriver
+    open_database: Callable[[Path], Database]
+    open_mirror: Callable[[Database], Mirror]
+
+    @property
+    def own(self) -> Path:
+        """The folder of the copy's databases."""
+        return self.root / "hatoba"
+
+
+class Backup:
+    """One backup of the registry whose files are in `root` and whose rows are in `database`."""
+
+    def __init__(self, database: Database, root: Path, destination: Destination, *, hard_links: bool) -> None:
+        self._database = database
+        self._root = root
+        self._to = destination
+        self._hard_links = hard_links
+        self._new = destination.own / "metadata-new.db"
+        self._current = destination.own / "metadata.db"
+        self.copied = Copied()
+
+    async def run(self, report: Report, progress: Progress) -> None:
+        """Make the copy; what it lacks because the registry lacks it goes into `report`.
+
+        Raises HatobaError when the database is damaged (the older backup stays), or a disk fails.
+        """
+        await self._to.driver.stale(0)
+        with contextlib.closing(await self._copy_database(report, progress)) as copy:
+            progress.begin("link files", None)
+            await self._mark_links(copy, progress)
+        for name in OWN_FILES:
+            await _thread(self._copy_own, name)
+        await _thread(self._swap)
+        with contextlib.closing(self._to.open_database(self._current)) as database:
+            await self._write_links(database, progress)
+
+    async def _copy_database(self, report: Report, progress: Progress) -> Database:
+        """Steps 1 and 2. A blob that was collected between the two is no loss: the database is copied again."""
+        for left in reversed(range(_ROUNDS)):
+            progress.begin("database", None)
+            await _thread(_remove_database, self._new)
+            await self._database.copy_to(self._new)
+            copy = self._to.open_database(self._new)
+            try:
+                if defects := await copy.check():
+                    raise HatobaError(f"the database is damaged, and is not copied: {defects[0]}")
+                async with self._older() as older:
+                    lost = [each async for each in self._copy_blobs(copy, older, progress)]
+                if not left or not [row for row, _ in lost if await self._was_collected(row)]:
+                    for row, why in lost:
+                        report.add("blob-missing", row.digest, f"it is not in the backup: {why}", _FIX)
+                    return copy
+            except BaseException:
+                copy.close()
+                raise
+            copy.close()
+        raise AssertionError("the last round returns")
+
+    async def _copy_blobs(
+        self, copy: Database, older: Database | None, progress: Progress
+    ) -> AsyncIterator[tuple[BlobRow, str]]:
+        """Copy what is not there; gives the blobs that are not there afterwards either, and why."""
+        progress.begin("blobs", await copy.scan(lambda reader: blobs.bytes_after(reader, "")))
+        after = ""
+        while rows := await blobs.listed(copy, after, _PAGE):
+            for row in rows:
+                there = await self._is_there(row, older)
+                if there:
+                    self.copied.there += 1
+                    progress.advance(row.size)
+                elif not row.ready:
+                    yield row, "the registry lacks it, too"
+                elif (why := await self._copy_blob(row, progress)) is not None:
+                    yield row, why
+            after = rows[-1].digest
+
+    async def _is_there(self, row: BlobRow, older: Database | None) -> bool:
+        """Whether the copy has the file, of the right size, and no check of the copy has found it wrong since."""
+        entry = await self._to.driver.inspect(row.key)
+        if entry is None or entry.kind != "file" or entry.size != row.size:
+            return False
+        known = None if older is None else await blobs.find(older, Digest.parse(row.digest))
+        return known is None or known.ready
+
+    async def _copy_blob(self, row: BlobRow, progress: Progress) -> str | None:
+        """Why the blob cannot be copied, None when it was."""
+        digest = Digest.parse(row.digest)
+        await self._to.driver.prepare(row.key)
+        temporary = f"hatoba/tmp/{digest.encoded}"
+        source, target = str(self._root / row.key), str(self._to.root / temporary)
+        try:
+            if self._hard_links and await _thread(copying.link, source, target):
+                self.copied.linked += 1
+                progress.advance(row.size)
+            elif (why := await self._copy_bytes(row, source, target, progress)) is not None:
+                return why
+            await self._to.driver.publish(temporary, row.key)
+        except FileNotFoundError:
+            return "there is no file"
+        except OSError as error:
+            if error.filename != source:
+                raise
+            return error.strerror or str(error)
+        self.copied.files += 1
+        self.copied.bytes += row.size
+        return None
+
+    async def _copy_bytes(self, row: BlobRow, source: str, target: str, progress: Progress) -> str | None:
+        digest = Digest.parse(row.digest)
+        whole = False
+        copy = await _thread(copying.FileCopy, source, target, digest.algorithm)
+        try:
+            if copy.size != row.size:
+                return f"its file has {copy.size} bytes instead of {row.size}"
+            if await _thread(copy.clone):
+                await _thread(copy.finish)
+                self.copied.cloned += 1
+                progress.advance(row.size)
+                whole = True
+                return None
+            while length := await _thread(copy.step):
+                progress.advance(length)
+            found = await _thread(copy.finish)
+            whole = found == digest.encoded
+            return None if whole else f"its file's content is {digest.algorithm}:{found}"
+        finally:
+            await _thread(lambda: copy.close(keep=whole))
+
+    async def _was_collected(self, row: BlobRow) -> bool:
+        return await blobs.find(self._database, Digest.parse(row.digest)) is None
+
+    def _copy_own(self, name: str) -> None:
+        source = self._root / "hatoba" / name
+        with contextlib.suppress(FileNotFoundError):
+            mode = source.stat().st_mode & 0o777
+            copying.replace(self._to.own / name, source.read_bytes(), mode)
+
+    async def _mark_links(self, copy: Database, progress: Progress) -> None:
+        """Step 3."""
+        async for name in link_files.repository_names(copy):
+            differing: list[Link] = []
+            async for link, digest in link_files.rows_of(copy, name):
+                progress.advance(1)
+                if await link.wrong(self._to.driver, digest) is not None:
+                    differing.append(link)
+                if len(differing) >= _MARKS:
+                    await _mark(copy, differing)
+                    differing = []
+            await _mark(copy, differing)
+        unnamed: list[Link] = []
+        async for key in self._to.driver.walk("docker"):
+            found = link_files.link_at(key)
+            if found is not None and (await found.truth(copy))[0] is None:
+                unnamed.append(found)
+            if len(unnamed) >= _MARKS:
+                await _mark(copy, unnamed)
+                unnamed = []
+        await _mark(copy, unnamed)
+
+    def _swap(self) -> None:
+        """Step 4. A log that SQLite left beside either database would be taken for the new one's."""
+        with contextlib.suppress(RegistryError, HatobaError):
+            if self._current.exists():
+                self._to.open_database(self._current).close()
+        for path in (self._new, self._current):
+            log = path.with_name(f"{path.name}-wal")
+            if log.exists() and log.stat().st_size:
+                raise HatobaError(f"{log} is in the way: somebody has the backup's database open, or it is damaged")
+            for rest in ("-wal", "-shm"):
+                path.with_name(f"{path.name}{rest}").unlink(missing_ok=True)
+        copying.rename(self._new, self._current)
+
+    async def _write_links(self, database: Database, progress: Progress) -> None:
+        """Step 5."""
+        progress.begin("link files", None)
+        with contextlib.closing(self._to.open_mirror(database)) as links:
+            before = -1
+            while (left := await links.pending(timedelta(0))) and left != before:
+                before = left
+                self.copied.links += min(await links.catch_up(), left)
+                await links.settle()
+                progress.advance(_MARKS)
+        if left:
+            raise HatobaError(f"{left} link files of the backup cannot be written; a hatoba that serves it tries again")
+
+    @contextlib.asynccontextmanager
+    async def _older(self) -> AsyncIterator[Database | None]:
+        """The database of the last backup, if there is one that can be read."""
+        if not self._current.exists():
+            yield None
+            return
+        try:
+            database = self._to.open_database(self._current)
+            await database.check_schema()
+        except HatobaError:
+            yield None
+            return
+        with contextlib.closing(database):
+            yield database
+
+
+async def _mark(copy: Database, links: list[Link]) -> None:
+    async def mark(transaction: Transaction) -> None:
+        for link in links:
+            await mirror.mark(transaction, link.repository, link.kind, link.name, now())
+
+    if links:
+        await copy.write(mark)
+
+
+def _remove_database(path: Path) -> None:
+    for rest in ("", "-wal", "-shm", "-journal"):
+        path.with_name(f"{path.name}{rest}").unlink(missing_ok=True)
+
+
+async def _thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Run `function` on a thread; a cancelled caller waits for its end, for it works on open files."""
+    future = asyncio.get_running_loop().run_in_executor(None, lambda: function(*args, **kwargs))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await outlast(future)
+        raise

@@ -1,0 +1,391 @@
+"""`hatoba backup`: what is copied and what is not, what is refused, and what is left when it is broken off anywhere."""
+
+import fcntl
+import json
+import os
+import re
+
+import apsw
+import pytest
+
+from hatoba.blobs import copying
+from hatoba.cli.configured import configure
+from hatoba.errors import InsufficientStorage
+from hatoba.operations.backup import Backup
+from hatoba.operations.mirror import Mirror
+from hatoba.testing.images import random_image
+
+IMAGES = [random_image(seed=seed) for seed in range(3)]
+LAYER = IMAGES[0].layers[0]
+
+
+@pytest.fixture
+def filled(shelf):
+    shelf.push("team/app", IMAGES[0], "v1")
+    return shelf
+
+
+@pytest.fixture
+def copy(filled, bare):
+    """The registry that a backup in `bare/copy` is."""
+    copy = type(filled)(bare / "copy")
+
+    def again(*options):
+        return filled.run("backup", copy.root, *options)
+
+    copy.again = again
+    copy.settings = configure(None, copy.root).settings
+    return copy
+
+
+def blob_file(shelf, content):
+    encoded = content.digest.encoded
+    return shelf.root / f"docker/registry/v2/blobs/sha256/{encoded[:2]}/{encoded}/data"
+
+
+def said(result):
+    """The numbers of the summary: files copied, there already, links written."""
+    found = re.search(r": (\d+) files? \(\S+\) copied.*, (\d+) were there, (\d+) links? written", result.stderr)
+    return tuple(int(number) for number in found.groups())
+
+
+def listed(shelf):
+    """What both registries must say alike."""
+    return json.loads(shelf.run("ls", "team/app", "--json").stdout)
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "hatoba" not in path.parts[-2:]}
+
+
+def test_a_backup_is_a_registry(filled, copy):
+    result = copy.again()
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert said(result) == (3, 0, 4)
+    assert listed(copy) == listed(filled)
+    checked = copy.run("verify")
+    assert (checked.exit_code, checked.stdout) == (0, "")
+    assert "besides" not in checked.stderr
+    assert copy.get("team/app", "v1") == 200
+    ours = {path.relative_to(filled.root) for path in (filled.root / "docker").rglob("*") if path.is_file()}
+    theirs = {path.relative_to(copy.root) for path in (copy.root / "docker").rglob("*") if path.is_file()}
+    assert theirs == ours
+    assert not blob_file(filled, LAYER).samefile(blob_file(copy, LAYER)), "another file"
+    assert blob_file(copy, LAYER).stat().st_mode & 0o777 == 0o444
+
+
+def test_the_next_one_copies_what_is_new(filled, copy):
+    copy.again()
+    before = blob_file(copy, LAYER).stat().st_ino
+    assert said(copy.again()) == (0, 3, 0)
+    filled.push("team/app", IMAGES[1], "v2")
+    filled.run("tag", "team/app:v2", "v1")
+    assert said(copy.again()) == (3, 3, 5)
+    assert listed(copy) == listed(filled)
+    assert blob_file(copy, LAYER).stat().st_ino == before
+    assert copy.tag_link("team/app", "v1").read_text() == str(IMAGES[1].manifest.digest)
+    filled.run("rm", "team/app:v2")
+    filled.run("rm", f"team/app@{IMAGES[0].manifest.digest}")
+    copy.again()
+    assert not copy.tag_link("team/app", "v2").exists()
+    assert copy.run("verify").exit_code == 0
+    assert blob_file(copy, LAYER).exists(), "nothing is removed"
+
+
+def test_users_come_along_and_what_lies_elsewhere_is_named(filled, copy, hatoba, bare):
+    (filled.root / "hatoba/htpasswd").chmod(0o640)
+    (filled.root / "hatoba/secret").write_bytes(b"secret")
+    (filled.root / "hatoba/secret").chmod(0o600)
+    result = copy.again()
+    assert "not copied" not in result.stderr
+    for name, mode in (("htpasswd", 0o640), ("secret", 0o600)):
+        assert (copy.root / "hatoba" / name).read_bytes() == (filled.root / "hatoba" / name).read_bytes()
+        assert (copy.root / "hatoba" / name).stat().st_mode & 0o777 == mode
+    users = bare / "users"
+    (filled.root / "hatoba/htpasswd").rename(users)
+    config = bare / "config.yml"
+    config.write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {filled.root}}}}}\n"
+        f"auth: {{htpasswd: {{realm: r, path: {users}}}}}\n"
+    )
+    result = hatoba("backup", copy.root, "--config", config)
+    assert result.exit_code == 0
+    assert f"not copied: {users}\nnot copied: {config}\n" in result.stderr
+
+
+def test_a_new_folder_is_as_open_as_the_registry(filled, copy):
+    filled.root.chmod(0o700)
+    copy.again()
+    assert copy.root.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(("options", "shared"), [(["--hard-links"], True), ([], False)])
+def test_hard_links_only_when_asked(filled, copy, options, shared):
+    result = copy.again(*options)
+    assert blob_file(filled, LAYER).samefile(blob_file(copy, LAYER)) is shared
+    assert ("3 of them hard-linked" in result.stderr) is shared
+
+
+def test_where_no_hard_link_can_be_it_is_copied(filled, copy, monkeypatch):
+    monkeypatch.setattr(
+        copying.os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link"))
+    )
+    assert said(copy.again("--hard-links"))[0] == 3
+    assert not blob_file(filled, LAYER).samefile(blob_file(copy, LAYER))
+
+
+# What the registry lacks
+
+
+def rotten(path):
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"X")
+
+
+def gone(path):
+    path.unlink()
+
+
+def short(path):
+    path.chmod(0o644)
+    os.truncate(path, 5)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [(rotten, "its file's content is sha256:"), (gone, "there is no file"), (short, "its file has 5 bytes instead of")],
+)
+def test_a_blob_that_is_lost_is_named_and_the_rest_is_copied(filled, copy, spoil, why):
+    spoil(blob_file(filled, LAYER))
+    result = copy.again()
+    assert result.exit_code == 1
+    kind, subject, meaning, _ = result.stdout.split("\t")
+    assert (kind, subject) == ("blob-missing", str(LAYER.digest))
+    assert why in meaning
+    assert said(result)[0] == 2
+    assert ", 1 missing" in result.stderr
+    assert not blob_file(copy, LAYER).exists(), "nothing rotten comes into a backup"
+    assert list((copy.root / "hatoba/tmp").iterdir()) == []
+    filled.push("team/app", IMAGES[0], "v1") if spoil is not rotten else filled.run("verify")
+    filled.push("team/app", IMAGES[0], "v1")
+    assert copy.again().exit_code == 0
+    assert copy.run("verify").exit_code == 0
+
+
+def test_an_older_backup_keeps_what_the_registry_lost(filled, copy):
+    copy.again()
+    gone(blob_file(filled, LAYER))
+    filled.run("verify")
+    result = copy.again()
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert blob_file(copy, LAYER).read_bytes() == LAYER.body
+    assert copy.run("verify", "--fix").exit_code == 1
+    assert copy.run("verify").exit_code == 0, "and it is served from there"
+
+
+@pytest.mark.parametrize("fix", [[], ["--fix"]])
+def test_what_a_check_of_the_backup_found_rotten_is_copied_again(copy, fix):
+    copy.again()
+    rotten(blob_file(copy, LAYER))
+    assert said(copy.again())[0] == 0, "the size is right, and nobody has looked closer"
+    assert copy.run("verify", *fix).exit_code == 1
+    assert said(copy.again())[0] == 1
+    assert copy.run("verify").exit_code == 0
+
+
+def test_a_damaged_database_takes_no_backups_place(filled, copy):
+    copy.again()
+    before = files(copy.root)
+    connection = apsw.Connection(str(filled.root / "hatoba/metadata.db"))
+    connection.pragma("foreign_keys", 0)
+    connection.execute(f"DELETE FROM blobs WHERE digest = '{LAYER.digest}'")
+    connection.close()
+    result = copy.again()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("hatoba: the database is damaged, and is not copied: ")
+    assert files(copy.root) == before
+    assert copy.run("verify").exit_code == 0
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("data", "is the registry itself"),
+        ("data/backup", "lies in the registry"),
+        ("data/hatoba/backup", "lies in the registry"),
+        (".", "holds the registry"),
+        ("link/inner", "lies in the registry"),
+    ],
+)
+def test_one_in_the_other(filled, bare, place, message):
+    (bare / "link").symlink_to(filled.root)
+    before = sorted(bare.rglob("*"))
+    result = filled.run("backup", bare / place)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert sorted(bare.rglob("*")) == before
+
+
+def test_a_folder_with_something_else_in_it(filled, copy):
+    copy.root.mkdir()
+    (copy.root / "photo.jpg").touch()
+    result = copy.again()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is not empty and was not made by `hatoba backup`" in result.stderr
+    assert [path.name for path in copy.root.iterdir()] == ["photo.jpg"]
+
+
+def test_a_disk_of_its_own(copy):
+    (copy.root / "lost+found").mkdir(parents=True)
+    assert copy.again().exit_code == 0
+
+
+def test_a_backup_of_another_registry(filled, copy, bare):
+    copy.again()
+    connection = apsw.Connection(str(filled.root / "hatoba/metadata.db"))
+    connection.execute("UPDATE migrations SET applied_at = applied_at + 1")
+    connection.close()
+    before = files(copy.root)
+    result = copy.again()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"is a backup of another registry, {filled.root}" in result.stderr
+    assert files(copy.root) == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "7"])
+def test_a_marker_that_cannot_be_read(copy, content):
+    copy.again()
+    (copy.root / "hatoba/backup.json").write_text(content)
+    result = copy.again()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "backup.json cannot be read" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("lock", "message"),
+    [
+        ("serve.lock", "a hatoba serves it"),
+        ("locks/backup", "another backup is being made there"),
+        ("locks/verify", "`hatoba verify` is checking it"),
+    ],
+)
+def test_somebody_is_at_work_there(copy, lock, message):
+    copy.again()
+    with (copy.root / "hatoba" / lock).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = copy.again()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"hatoba: {copy.root}: {message}\n" or message in result.stderr
+    assert copy.again().exit_code == 0
+
+
+def test_no_space_left(copy, monkeypatch):
+    async def full(*_):
+        raise InsufficientStorage
+
+    monkeypatch.setattr(Backup, "run", full)
+    result = copy.again()
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"hatoba: {copy.root}: no space left\n")
+
+
+# Broken off
+
+STEPS = ["_copy_database", "_copy_blobs", "_copy_bytes", "_mark_links", "_swap", "_write_links"]
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_before(monkeypatch, step):
+    if step == "_copy_blobs":
+
+        async def blobs(*_):
+            raise StoppedError
+            yield
+
+        monkeypatch.setattr(Backup, step, blobs)
+    elif step == "_swap":
+
+        def swap(_):
+            raise StoppedError
+
+        monkeypatch.setattr(Backup, step, swap)
+    else:
+
+        async def other(*_):
+            raise StoppedError
+
+        monkeypatch.setattr(Backup, step, other)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("first", [True, False])
+def test_one_that_is_broken_off_leaves_a_backup(filled, copy, monkeypatch, step, first):
+    if not first:
+        copy.again()
+        older = listed(copy)
+        filled.push("team/app", IMAGES[1], "v2")
+        filled.run("tag", "team/app:v2", "v1")
+    with monkeypatch.context() as broken:
+        stop_before(broken, step)
+        assert isinstance(copy.again().exception, StoppedError)
+    if step == "_write_links":
+        assert listed(copy) == listed(filled)
+        checked = copy.run("verify")
+        assert checked.exit_code == 0, checked.stdout
+        assert "yet to be written" in checked.stderr
+        assert copy.get("team/app", "v1") == 200
+        assert copy.run("verify", "--fix").exit_code == 0
+        assert copy.tag_link("team/app", "v1").exists(), "a server, and so a check, writes them"
+    elif not first:
+        assert listed(copy) == older
+        assert copy.run("verify").exit_code == 0
+    assert copy.again().exit_code == 0
+    assert listed(copy) == listed(filled)
+    checked = copy.run("verify")
+    assert checked.exit_code == 0
+    assert "besides" not in checked.stderr
+    assert list((copy.root / "hatoba/tmp").iterdir()) == []
+    assert not list((copy.root / "hatoba").glob("metadata-new.db*"))
+
+
+def test_an_interrupted_one_says_so(copy, monkeypatch):
+    async def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Backup, "run", stopped)
+    result = copy.again()
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "hatoba: stopped; the next backup goes on with what is copied already\n"
+    assert json.loads((copy.root / "hatoba/backup.json").read_text())["finished"] is None
+
+
+def test_a_log_that_was_left_is_not_taken_for_the_new_databases(filled, copy):
+    """A hatoba that served the backup was killed: its log is folded in, and the swap leaves none behind."""
+    copy.again()
+    connection = apsw.Connection(str(copy.root / "hatoba/metadata.db"))
+    connection.execute("UPDATE tags SET pushed_by = 'served from the backup'")
+    log = copy.root / "hatoba/metadata.db-wal"
+    kept = log.read_bytes()
+    assert kept
+    connection.close()
+    log.write_bytes(kept)
+    filled.push("team/app", IMAGES[1], "v2")
+    assert copy.again().exit_code == 0
+    assert not log.exists()
+    assert listed(copy) == listed(filled)
+
+
+def test_links_that_cannot_be_written(copy, monkeypatch):
+    async def never(*_, **__):
+        return 0
+
+    monkeypatch.setattr(Mirror, "catch_up", never)
+    result = copy.again()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "4 link files of the backup cannot be written" in result.stderr
