@@ -333,8 +333,6 @@ class Adoption:
     async def _absent(self, name: str, kind: Kind, names: Sequence[str], seen_at: datetime | None) -> None:
         for what in names:
             key = _key(name, kind, what)
-            if await mirror.is_pending(self._database, name, kind, what):
-                continue
             changed = None if seen_at is None else await self._driver.changed_at(key)
             if seen_at is not None and changed is not None and changed > seen_at:
                 await self._change(name, self._end_change(name, kind, what, key))
