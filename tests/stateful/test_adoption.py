@@ -87,11 +87,13 @@ async def test_what_was_there_is_served_with_its_times_and_no_file_changes(worke
     signature = images.artifact(image, "text/signature", {"by": "me"})
     docker.image(signature, name=NAME)
     docker.image(image, "other", name="a/b/c")
+    (docker.root / layout.manifests("ghost")).mkdir(parents=True)
     before = docker.state()
     one = await worker()
     await one.ready()
     assert (await one("GET", "/v2/_catalog")).json()["repositories"] == ["a/b/c", NAME]
     assert (await one("GET", f"/v2/{NAME}/tags/list")).json()["tags"] == ["latest", "old"]
+    assert (await one("GET", "/v2/ghost/tags/list")).json()["tags"] == [], "whose manifests were all deleted"
     answer = await one("GET", f"/v2/{NAME}/manifests/latest")
     assert answer.content == index.manifest.body
     assert answer.headers["content-type"] == index.manifest.media_type
