@@ -258,7 +258,7 @@ async def test_reading_goes_on_where_it_was_interrupted(worker, docker, monkeypa
     """What is committed is not read again."""
     for number in range(6):
         docker.image(images.random_image(1, seed=number), "v", name=f"app{number}")
-    monkeypatch.setattr(adoption, "_CHANGES", 1)
+    monkeypatch.setattr(adoption, "_CHANGES_ALONE", 1)
     real, done = adoption.Adoption.repository, []
 
     async def dying(self, name, seen_at):

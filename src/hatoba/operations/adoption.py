@@ -39,8 +39,9 @@ from hatoba.registry.ports import Links
 T = TypeVar("T")
 _PAGE = 1000
 _BATCH = 200  # files read at a time
-_CHANGES = 500  # in one transaction: each has its fsync, and holds up whoever pushes
-_CHANGES_BYTES = 4 * 1024 * 1024
+# Changes in one transaction: each has its fsync and touches many pages of large tables, but holds up whoever pushes.
+_CHANGES, _CHANGES_ALONE = 500, 5000
+_CHANGES_BYTES = 16 * 1024 * 1024
 _LINK_BYTES = 256
 _MANIFEST_BYTES = 32 * 1024 * 1024
 _SECTIONS: dict[Kind, Section] = {
@@ -75,8 +76,12 @@ class _Manifest:
 class Adoption:
     """Compares one repository after the other. Changes wait for `flush`, so that small repositories share an fsync."""
 
-    def __init__(self, database: Database, driver: BlobDriver, links: Links, report: Report) -> None:
+    def __init__(
+        self, database: Database, driver: BlobDriver, links: Links, report: Report, *, alone: bool = False
+    ) -> None:
+        """`alone`: nobody else writes now."""
         self.read = Read()
+        self._most = _CHANGES_ALONE if alone else _CHANGES
         self._database = database
         self._driver = driver
         self._links = links
@@ -135,7 +140,7 @@ class Adoption:
     async def _change(self, name: str, change: Change, size: int = 0) -> None:
         self._changes.append((name, change))
         self._bytes += size
-        if len(self._changes) >= _CHANGES or self._bytes >= _CHANGES_BYTES:
+        if len(self._changes) >= self._most or self._bytes >= _CHANGES_BYTES:
             await self.flush()
 
     async def _digests(self, name: str, known: int | None, kind: Kind, seen_at: datetime | None) -> list[str]:

@@ -183,12 +183,13 @@ async def read_tree(  # noqa: PLR0913  what it works on, and who hears of it
 ) -> Read:
     """Compare all repositories, of the tree and of the rows; the state is known afterwards.
 
-    `patient` leaves half of the time to others. Raises RegistryError when nothing of the tree can be read.
+    `patient` leaves half of the time to others; else nobody else writes.
+    Raises RegistryError when nothing of the tree can be read.
     """
     began = now()
     row = await tree_rows.find(database)
     seen_at = None if row is None else row.seen_at
-    one = Adoption(database, driver, links, report)
+    one = Adoption(database, driver, links, report, alone=not patient)
     names = sorted({*await tree.find_repositories(driver, report), *await _names(database)})
 
     async def begin(transaction: Transaction) -> None:
