@@ -360,7 +360,8 @@ class Adoption:
                 ended = await blobs.unlink(transaction, repository_id, Digest.parse(what))
                 self.read.ended += ended
             if ended:
-                self._log.warning("removed by another program; following it", repository=name, kind=kind, name=what)
+                tell = self._log.warning if kind == "tag" else self._log.debug  # a folder may have had thousands
+                tell("removed by another program; following it", repository=name, kind=kind, name=what)
 
         return change
 
