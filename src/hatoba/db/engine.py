@@ -41,12 +41,11 @@ class Transaction(Reader, Protocol):
 class Database(Reader, Protocol):
     """One database. Reads go directly; writes as a function that gets the transaction."""
 
-    async def write(self, work: Callable[[Transaction], Awaitable[T]], *, large: bool = False) -> T:
+    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `work` as one atomic, durable write transaction; its error rolls back.
 
         `work` may await nothing but the transaction and a local driver's non-suspending calls. A caller that is
-        cancelled waits for the end of work that has begun. `large`: it changes thousands of rows. Raises Unavailable
-        after 30 s without the write lock.
+        cancelled waits for the end of work that has begun. Raises Unavailable after 30 s without the write lock.
         """
 
     async def scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:

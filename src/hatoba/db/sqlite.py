@@ -48,7 +48,6 @@ _OLDEST = "3.51.3"  # 3.7.0 to 3.51.2 can corrupt a WAL that several processes w
 _WAIT_SECONDS = 30.0
 _WAL_BYTES = 64 * 1024 * 1024
 _BUSY_MILLISECONDS = 30_000
-_LARGE_KIB = 64 * 1024
 _MOST_DEFECTS = 100
 _SHARED_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse")
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")  # how /proc/self/mountinfo writes a space
@@ -109,9 +108,9 @@ class Sqlite:
         with _translated():
             return _all(self._reader, sql, parameters)
 
-    async def write(self, work: Callable[[Transaction], Awaitable[T]], *, large: bool = False) -> T:
+    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """See `Database.write`."""
-        return cast("T", await self._writer.submit(work, large=large))
+        return cast("T", await self._writer.submit(work))
 
     async def scan(self, work: Callable[[Reader], Awaitable[T]]) -> T:
         """See `Database.scan`."""
@@ -258,9 +257,8 @@ class _Session:
 
 
 class _Job:
-    def __init__(self, work: Callable[[Transaction], Awaitable[Any]], *, large: bool) -> None:
+    def __init__(self, work: Callable[[Transaction], Awaitable[Any]]) -> None:
         self.work = work
-        self.large = large
         self.result: Future[Any] = Future()
         self.asked = time.perf_counter()
 
@@ -289,11 +287,11 @@ class _Writer:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    async def submit(self, work: Callable[[Transaction], Awaitable[Any]], *, large: bool) -> Any:
+    async def submit(self, work: Callable[[Transaction], Awaitable[Any]]) -> Any:
         if self._thread is None:
             self._thread = threading.Thread(target=self._main, name=f"hatoba-{self._lock.name}", daemon=True)
             self._thread.start()
-        job = _Job(work, large=large)
+        job = _Job(work)
         self._jobs.put(job)
         waiting = asyncio.wrap_future(job.result)
         try:
@@ -329,8 +327,7 @@ class _Writer:
                         continue
                     with _translated():
                         connection = connection or self._connect()
-                        with _roomy(connection) if job.large else contextlib.nullcontext():
-                            result = self._transact(connection, job.work)
+                        result = self._transact(connection, job.work)
                     self._writes.observe(time.perf_counter() - begun)
                     job.result.set_result(result)
                     self._checkpoint(connection)
@@ -374,18 +371,6 @@ class _Writer:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             finally:
                 connection.set_busy_timeout(_BUSY_MILLISECONDS)
-
-
-@contextlib.contextmanager
-def _roomy(connection: apsw.Connection) -> Iterator[None]:
-    """Let the connection keep all pages of one large transaction: else it writes and reads them again and again."""
-    usual = connection.pragma("cache_size")
-    connection.pragma("cache_size", -_LARGE_KIB)
-    try:
-        yield
-    finally:
-        connection.pragma("cache_size", usual)
-        connection.pragma("shrink_memory")
 
 
 def check_library() -> None:

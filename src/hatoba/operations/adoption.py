@@ -131,7 +131,7 @@ class Adoption:
                 await change(transaction, ids[name])
             await tree_rows.count(transaction, *more, self.read.tags_changed - before)
 
-        await self._database.write(commit, large=len(changes) > _CHANGES)
+        await self._database.write(commit)
         self._counted = counted
         later, self._later = self._later, []
         for finding in later:
