@@ -9,7 +9,7 @@ SEED   ?= 1
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format check reference image wheels big fuzz abuse faults load kubernetes-tools clean
+.PHONY: help setup serve test lint format check reference image wheels big fuzz abuse faults load kubernetes-tools adoption clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -80,6 +80,9 @@ kubernetes-tools: $(VENV)/.kubernetes ## helm, kubectl and kubernetes-validate i
 $(VENV)/.kubernetes: $(VENV)/.serve .ci/kubernetes_tools.py
 	$(BIN)/python .ci/kubernetes_tools.py
 	@touch $@
+
+adoption: $(VENV)/.serve ## measure `hatoba import` of folders with 10,000 and 100,000 manifests (minutes, 10 GiB of disk)
+	$(BIN)/python bench/adoption.py $(or $(ARGS),10000 100000)
 
 clean: ## remove .venv and caches; never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist

@@ -359,7 +359,13 @@ async def import_tree(settings: Settings, report: Report, show: Show) -> Read:
         await database.migrate()
         mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
         await mirror.catch_up()
-        read = await read_tree(database, driver, mirror, report, show, patient=False)
+        try:
+            read = await read_tree(database, driver, mirror, report, show, patient=False)
+        except DatabaseFailed:
+            raise
+        except RegistryError as error:
+            why = printable(str(error.__cause__ or error.message))
+            raise HatobaError(f"{printable(root)} cannot be read by uid {os.geteuid()}: {why}") from error
         await _last_settle(mirror)
         return read
 

@@ -87,11 +87,13 @@ async def test_what_was_there_is_served_with_its_times_and_no_file_changes(worke
     signature = images.artifact(image, "text/signature", {"by": "me"})
     docker.image(signature, name=NAME)
     docker.image(image, "other", name="a/b/c")
+    (docker.root / layout.manifests("ghost")).mkdir(parents=True)
     before = docker.state()
     one = await worker()
     await one.ready()
     assert (await one("GET", "/v2/_catalog")).json()["repositories"] == ["a/b/c", NAME]
     assert (await one("GET", f"/v2/{NAME}/tags/list")).json()["tags"] == ["latest", "old"]
+    assert (await one("GET", "/v2/ghost/tags/list")).json()["tags"] == [], "whose manifests were all deleted"
     answer = await one("GET", f"/v2/{NAME}/manifests/latest")
     assert answer.content == index.manifest.body
     assert answer.headers["content-type"] == index.manifest.media_type
@@ -256,7 +258,7 @@ async def test_reading_goes_on_where_it_was_interrupted(worker, docker, monkeypa
     """What is committed is not read again."""
     for number in range(6):
         docker.image(images.random_image(1, seed=number), "v", name=f"app{number}")
-    monkeypatch.setattr(adoption, "_CHANGES", 1)
+    monkeypatch.setattr(adoption, "_CHANGES_ALONE", 1)
     real, done = adoption.Adoption.repository, []
 
     async def dying(self, name, seen_at):
@@ -289,28 +291,34 @@ async def test_reading_goes_on_where_it_was_interrupted(worker, docker, monkeypa
     assert len(read) == 3
 
 
-async def test_folder_that_cannot_be_read_is_said_in_one_line(worker, docker, root, monkeypatch, capfd):
-    docker.image(images.random_image(1, seed=1), "v")
+@pytest.mark.parametrize("closed", ["/repositories", "/_manifests/revisions"])
+async def test_folder_that_cannot_be_read_is_said_in_one_line(worker, docker, root, monkeypatch, capfd, closed):
+    """The wrong owner, above all; of the top, or of every repository."""
+    for name in ("a", "b"):
+        docker.image(images.random_image(1, seed=1), "v", name=name)
     real = os.scandir
 
     def scandir(path):
-        if str(path).endswith("/repositories"):
+        if str(path).endswith(closed):
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(follow, "_AGAIN_SECONDS", 0.01)
     one = await worker()
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.3)
     answer = await one("GET", "/healthz/ready")
     assert answer.status_code == 503
     assert "cannot be read" in answer.text
     said = [line for line in "".join(capfd.readouterr()).splitlines() if "cannot be read" in line]
     assert len(said) == 1
     assert "Permission denied" in said[0]
-    monkeypatch.setattr(os, "scandir", real)
-    monkeypatch.setattr(follow, "_AGAIN_SECONDS", 0.01)
+    assert f"uid {os.geteuid()}" in said[0]
     await one.aclose()
-    await (await worker()).ready()
+    monkeypatch.setattr(os, "scandir", real)
+    two = await worker()
+    await two.ready()
+    assert (await two("GET", "/v2/a/manifests/v")).status_code == 200
 
 
 async def test_one_repository_that_cannot_be_read_is_skipped(docker, imported, monkeypatch):
@@ -327,6 +335,17 @@ async def test_one_repository_that_cannot_be_read_is_skipped(docker, imported, m
     read, found = await imported()
     assert read.repositories == 1
     assert [(one.kind, one.path) for one in found] == [("unreadable", layout.repository("closed"))]
+
+
+async def test_import_says_what_it_cannot_read(docker, imported, monkeypatch):
+    docker.image(images.random_image(1, seed=1), "v")
+
+    def scandir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(HatobaError, match=f"cannot be read by uid {os.geteuid()}: .*Permission denied.*repositories"):
+        await imported()
 
 
 async def test_new_folder_is_known_at_once(worker):

@@ -39,8 +39,9 @@ from hatoba.registry.ports import Links
 T = TypeVar("T")
 _PAGE = 1000
 _BATCH = 200  # files read at a time
-_CHANGES = 500  # in one transaction: each has its fsync, and holds up whoever pushes
-_CHANGES_BYTES = 4 * 1024 * 1024
+# Changes in one transaction: each has its fsync and touches many pages of large tables, but holds up whoever pushes.
+_CHANGES, _CHANGES_ALONE = 500, 5000
+_CHANGES_BYTES = 16 * 1024 * 1024
 _LINK_BYTES = 256
 _MANIFEST_BYTES = 32 * 1024 * 1024
 _SECTIONS: dict[Kind, Section] = {
@@ -75,8 +76,12 @@ class _Manifest:
 class Adoption:
     """Compares one repository after the other. Changes wait for `flush`, so that small repositories share an fsync."""
 
-    def __init__(self, database: Database, driver: BlobDriver, links: Links, report: Report) -> None:
+    def __init__(
+        self, database: Database, driver: BlobDriver, links: Links, report: Report, *, alone: bool = False
+    ) -> None:
+        """`alone`: nobody else writes now."""
         self.read = Read()
+        self._most = _CHANGES_ALONE if alone else _CHANGES
         self._database = database
         self._driver = driver
         self._links = links
@@ -119,9 +124,11 @@ class Adoption:
 
         async def commit(transaction: Transaction) -> None:
             before = self.read.tags_changed
+            ids: dict[str, int] = {}
             for name, change in changes:
-                repository_id, _ = await repositories.ensure(transaction, name, now())
-                await change(transaction, repository_id)
+                if name not in ids:
+                    ids[name], _ = await repositories.ensure(transaction, name, now())
+                await change(transaction, ids[name])
             await tree_rows.count(transaction, *more, self.read.tags_changed - before)
 
         await self._database.write(commit)
@@ -133,7 +140,7 @@ class Adoption:
     async def _change(self, name: str, change: Change, size: int = 0) -> None:
         self._changes.append((name, change))
         self._bytes += size
-        if len(self._changes) >= _CHANGES or self._bytes >= _CHANGES_BYTES:
+        if len(self._changes) >= self._most or self._bytes >= _CHANGES_BYTES:
             await self.flush()
 
     async def _digests(self, name: str, known: int | None, kind: Kind, seen_at: datetime | None) -> list[str]:
@@ -331,8 +338,6 @@ class Adoption:
     async def _absent(self, name: str, kind: Kind, names: Sequence[str], seen_at: datetime | None) -> None:
         for what in names:
             key = _key(name, kind, what)
-            if await mirror.is_pending(self._database, name, kind, what):
-                continue
             changed = None if seen_at is None else await self._driver.changed_at(key)
             if seen_at is not None and changed is not None and changed > seen_at:
                 await self._change(name, self._end_change(name, kind, what, key))
@@ -355,7 +360,8 @@ class Adoption:
                 ended = await blobs.unlink(transaction, repository_id, Digest.parse(what))
                 self.read.ended += ended
             if ended:
-                self._log.warning("removed by another program; following it", repository=name, kind=kind, name=what)
+                tell = self._log.warning if kind == "tag" else self._log.debug  # a folder may have had thousands
+                tell("removed by another program; following it", repository=name, kind=kind, name=what)
 
         return change
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -70,8 +71,7 @@ class Following:
                         await self._walk()
                         continue
                     except _FAILURES as error:
-                        self._problem = _words(error)
-                        self._log.error("the folder cannot be read; trying again", reason=self._problem)
+                        self._say(_words(error))
                         pause = _AGAIN_SECONDS
             await asyncio.sleep(pause)
 
@@ -123,6 +123,12 @@ class Following:
         self.known = True
         self._compared.clear()
         return None
+
+    def _say(self, problem: str) -> None:
+        """Log why the folder cannot be read, once."""
+        if problem != self._problem:
+            self._problem = problem
+            self._log.error(f"the folder cannot be read by uid {os.geteuid()}; trying again", reason=problem)
 
     def _progress(self, row: TreeRow) -> str:
         if self._problem:
@@ -177,12 +183,13 @@ async def read_tree(  # noqa: PLR0913  what it works on, and who hears of it
 ) -> Read:
     """Compare all repositories, of the tree and of the rows; the state is known afterwards.
 
-    `patient` leaves half of the time to others. Raises RegistryError when the tree cannot be read at all.
+    `patient` leaves half of the time to others; else nobody else writes.
+    Raises RegistryError when nothing of the tree can be read.
     """
     began = now()
     row = await tree_rows.find(database)
     seen_at = None if row is None else row.seen_at
-    one = Adoption(database, driver, links, report)
+    one = Adoption(database, driver, links, report, alone=not patient)
     names = sorted({*await tree.find_repositories(driver, report), *await _names(database)})
 
     async def begin(transaction: Transaction) -> None:
@@ -196,6 +203,8 @@ async def read_tree(  # noqa: PLR0913  what it works on, and who hears of it
         try:
             await one.repository(name, seen_at)
         except (RegistryError, KeyMissing) as error:
+            if not one.read.repositories and name == names[-1] and isinstance(error, RegistryError):
+                raise  # not one of them: that is no matter of single repositories
             report(Finding(layout.repository(name), "unreadable", _words(error)))
         show(one.read.repositories, len(names), one.read.manifests)
         if patient:

@@ -45,26 +45,31 @@ async def _search(database: Database, driver: BlobDriver, first: str) -> int:
 
 
 async def _end(transaction: Transaction, driver: BlobDriver, rows: list[BlobRow]) -> int:
-    log = structlog.stdlib.get_logger("hatoba.vanished")
     gone = 0
     for row in rows:
-        if await driver.stat(row.key) is not None:
-            continue  # pushed meanwhile
-        digest = Digest.parse(row.digest)
-        tags = 0
-        for holder in await manifests.holders(transaction, digest):
-            tags += await end_manifest(transaction, holder, digest)
-            await mirror.mark(transaction, holder[1], "revision", row.digest, now())
-            log.warning("a manifest's file was removed by another program", repository=holder[1], digest=row.digest)
-        await manifests.forget_body(transaction, digest)
-        for repository_id, name in await blobs.readers(transaction, digest):
-            if await blobs.referencing(transaction, repository_id, digest, 1):
-                if await blobs.mark_missing(transaction, digest):
-                    log.error("the file of a blob in use is gone; its next push heals it", digest=row.digest)
-            else:
-                await blobs.unlink(transaction, repository_id, digest)
-                await mirror.mark(transaction, name, "layer", row.digest, now())
-        await blobs.forget(transaction, digest)
-        await tree_rows.count(transaction, 0, 0, tags)
-        gone += 1
+        if await driver.stat(row.key) is None:  # else pushed meanwhile
+            gone += await _end_blob(transaction, row)
     return gone
+
+
+async def _end_blob(transaction: Transaction, row: BlobRow) -> bool:
+    """Whether anything was left to end."""
+    log = structlog.stdlib.get_logger("hatoba.vanished")
+    digest = Digest.parse(row.digest)
+    for holder in await manifests.holders(transaction, digest):
+        await tree_rows.count(transaction, 0, 0, await end_manifest(transaction, holder, digest))
+        await mirror.mark(transaction, holder[1], "revision", row.digest, now())
+        log.warning("a manifest's file was removed by another program", repository=holder[1], digest=row.digest)
+    await manifests.forget_body(transaction, digest)
+    used = False
+    for repository_id, name in await blobs.readers(transaction, digest):
+        if await blobs.referencing(transaction, repository_id, digest, 1):
+            used = True
+        else:
+            await blobs.unlink(transaction, repository_id, digest)
+            await mirror.mark(transaction, name, "layer", row.digest, now())
+    if not used:
+        await blobs.forget(transaction, digest)
+    elif await blobs.mark_missing(transaction, digest):
+        log.error("the file of a blob in use is gone; its next push heals it", digest=row.digest)
+    return not used

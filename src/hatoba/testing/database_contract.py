@@ -20,6 +20,7 @@ from hatoba.db import repositories
 from hatoba.db.engine import Database, Reader, Transaction, from_micros, migrations, now
 from hatoba.errors import NameUnknown, StartError
 from hatoba.testing.database_rows import RowsContract, UploadRowsContract
+from hatoba.testing.database_tree import TreeRowsContract
 from hatoba.testing.database_walks import WalksContract
 
 _PATIENCE_SECONDS = 20.0
@@ -332,5 +333,5 @@ class EngineContract:
         assert await other.all("SELECT number FROM migrations") == []
 
 
-class DatabaseContract(EngineContract, RowsContract, UploadRowsContract, WalksContract):
+class DatabaseContract(EngineContract, RowsContract, UploadRowsContract, TreeRowsContract, WalksContract):
     """Everything that an engine must show."""
