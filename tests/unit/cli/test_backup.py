@@ -294,7 +294,7 @@ def test_no_space_left(copy, monkeypatch):
 
 # Broken off
 
-STEPS = ["_copy_database", "_copy_blobs", "_copy_bytes", "_mark_links", "_swap", "_write_links"]
+STEPS = ["_copy_database", "_copy_blobs", "batch", "_mark_links", "_swap", "_write_links"]
 
 
 class StoppedError(Exception):
@@ -309,12 +309,12 @@ def stop_before(monkeypatch, step):
             yield
 
         monkeypatch.setattr(Backup, step, blobs)
-    elif step == "_swap":
+    elif step in {"batch", "_swap"}:
 
-        def swap(_):
+        def stopped(*_):
             raise StoppedError
 
-        monkeypatch.setattr(Backup, step, swap)
+        monkeypatch.setattr(Backup if step == "_swap" else copying.Copier, step, stopped)
     else:
 
         async def other(*_):
