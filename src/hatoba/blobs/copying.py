@@ -155,7 +155,7 @@ class _UnreadableError(Exception):
 def sync(folder: Path) -> None:
     """Make everything durable that was written to the file system of `folder`, at once; raises OSError.
 
-    A fsync of each of many small files takes a disk a hundred times as long.
+    A fsync of each of many small files keeps a disk busy for far longer.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

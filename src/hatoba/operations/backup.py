@@ -23,7 +23,7 @@ from hatoba.cancellation import outlast
 from hatoba.db import blobs, mirror
 from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Transaction, now
-from hatoba.errors import HatobaError, RegistryError
+from hatoba.errors import HatobaError
 from hatoba.oci.digest import Digest
 from hatoba.operations import link_files
 from hatoba.operations.findings import Progress, Report
@@ -169,10 +169,10 @@ class Backup:
         await _mark(copy, unnamed)
 
     def _swap(self) -> None:
-        """Step 4. A log that SQLite left beside either database would be taken for the new one's."""
-        with contextlib.suppress(RegistryError, HatobaError):
-            if self._current.exists():
-                self._to.open_database(self._current).close()
+        """Step 4. A log that SQLite left beside either database would be taken for the new one's.
+
+        There is none: whoever closes a database last folds its log in, and `_older` did.
+        """
         for path in (self._new, self._current):
             log = path.with_name(f"{path.name}-wal")
             if log.exists() and log.stat().st_size:
@@ -200,14 +200,13 @@ class Backup:
         if not self._current.exists():
             yield None
             return
-        try:
-            database = self._to.open_database(self._current)
-            await database.check_schema()
-        except HatobaError:
-            yield None
-            return
-        with contextlib.closing(database):
-            yield database
+        with contextlib.ExitStack() as stack:
+            usable = None
+            with contextlib.suppress(HatobaError):
+                database = stack.enter_context(contextlib.closing(self._to.open_database(self._current)))
+                await database.check_schema()
+                usable = database
+            yield usable
 
 
 async def _mark(copy: Database, links: list[Link]) -> None:

@@ -381,6 +381,14 @@ def test_a_log_that_was_left_is_not_taken_for_the_new_databases(filled, copy):
     assert listed(copy) == listed(filled)
 
 
+@pytest.mark.parametrize("content", [b"no database" * 100, b""])
+def test_an_older_database_that_cannot_be_used_is_replaced(filled, copy, content):
+    copy.again()
+    (copy.root / "hatoba/metadata.db").write_bytes(content)
+    assert copy.again().exit_code == 0
+    assert listed(copy) == listed(filled)
+
+
 def test_links_that_cannot_be_written(copy, monkeypatch):
     async def never(*_, **__):
         return 0
