@@ -6,6 +6,7 @@ Owns as whom it works, what it says, and the exit code. What is copied and in wh
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,8 @@ from hatoba.errors import HatobaError, InsufficientStorage
 from hatoba.operations import backup_folder
 from hatoba.operations.backup import Backup
 from hatoba.operations.findings import Report
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _Destination = Annotated[
     Path, typer.Argument(metavar="DEST", help="The folder of the backup; made if it is not there.", show_default=False)
@@ -57,7 +60,9 @@ def backup(dest: _Destination, *, hard_links: _HardLinks = False, config: Config
             except KeyboardInterrupt:
                 typer.echo("hatoba: stopped; the next backup goes on with what is copied already", err=True)
                 raise typer.Exit(130) from None
-            except InsufficientStorage:
+            except (InsufficientStorage, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in _FULL:
+                    raise
                 raise HatobaError(f"{printable(dest)}: no space left") from None
         typer.echo(_summary(work, dest, report), err=True)
         for what in [*wiring.elsewhere(settings), *([] if path is None else [path])]:

@@ -36,7 +36,7 @@ _PAGE = 200
 _MARKS = 500
 _ROUNDS = 3
 OWN_FILES = ("htpasswd", "secret")  # of the folder `hatoba`, beside the database
-_FIX = "push it again, or restore it; an older backup may have it"
+_FIX = "run `hatoba verify`, then push it again; an older backup may have it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ class Backup:
                 async with self._older() as older:
                     lost = [each async for each in self._copy_blobs(copy, older, progress)]
                 if not left or not [digest for digest, _ in lost if await self._was_collected(digest)]:
+                    await _mark_missing(copy, [digest for digest, _ in lost])
                     for digest, why in lost:
                         report.add("blob-missing", digest, f"it is not in the backup: {why}", _FIX)
                     return copy
@@ -207,6 +208,17 @@ class Backup:
                 await database.check_schema()
                 usable = database
             yield usable
+
+
+async def _mark_missing(copy: Database, digests: list[str]) -> None:
+    """Let the copy say what it lacks; else a file that a check of it found rotten would count as good again."""
+
+    async def mark(transaction: Transaction) -> None:
+        for digest in digests:
+            await blobs.mark_missing(transaction, Digest.parse(digest))
+
+    if digests:
+        await copy.write(mark)
 
 
 async def _mark(copy: Database, links: list[Link]) -> None:

@@ -193,6 +193,29 @@ def test_what_a_check_of_the_backup_found_rotten_is_copied_again(copy, fix):
     assert copy.run("verify").exit_code == 0
 
 
+def test_what_is_rotten_in_both_is_served_from_neither(filled, copy):
+    copy.again()
+    for shelf in (filled, copy):
+        rotten(blob_file(shelf, LAYER))
+        assert shelf.run("verify").exit_code == 1
+    assert copy.again().exit_code == 1
+    connection = apsw.Connection(str(copy.root / "hatoba/metadata.db"))
+    assert connection.execute("SELECT digest FROM blobs WHERE state = 'missing'").fetchall() == [(str(LAYER.digest),)]
+    connection.close()
+
+
+def test_what_the_copy_lost_and_the_registry_has_rotten_unnoticed(filled, copy):
+    copy.again()
+    for shelf in (filled, copy):
+        rotten(blob_file(shelf, LAYER))
+    assert copy.run("verify").exit_code == 1
+    assert copy.again().exit_code == 1
+    assert copy.run("verify").exit_code == 1, "the new database does not say that it is good"
+    connection = apsw.Connection(str(copy.root / "hatoba/metadata.db"))
+    assert connection.execute("SELECT count(*) FROM blobs WHERE state = 'missing'").fetchall() == [(1,)]
+    connection.close()
+
+
 def test_a_damaged_database_takes_no_backups_place(filled, copy):
     copy.again()
     before = files(copy.root)
@@ -283,9 +306,10 @@ def test_somebody_is_at_work_there(copy, lock, message):
     assert copy.again().exit_code == 0
 
 
-def test_no_space_left(copy, monkeypatch):
+@pytest.mark.parametrize("error", [InsufficientStorage(), OSError(28, "No space left on device")])
+def test_no_space_left(copy, monkeypatch, error):
     async def full(*_):
-        raise InsufficientStorage
+        raise error
 
     monkeypatch.setattr(Backup, "run", full)
     result = copy.again()
