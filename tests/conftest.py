@@ -18,6 +18,7 @@ settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50
 settings.register_profile("dev", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
+E2E = Path(__file__).parent / "e2e"  # hatoba runs in processes of its own there
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 
 # blockbuster's own list, and these: (the call, when it does not block).
@@ -35,11 +36,12 @@ ALSO_WATCHED = {
 }
 # Opening and closing: no request waits then.
 START_AND_END = (
-    ("hatoba/wiring.py", {"prepare", "running"}),
+    ("hatoba/wiring.py", {"prepare", "running", "import_tree"}),
     # A SELECT on the loop is apsw's: nobody watches it.
     ("hatoba/db/sqlite.py", {"__init__", "close", "migrate", "check_schema"}),
     ("hatoba/db/engine.py", {"migrations"}),
     ("hatoba/blobs/filesystem.py", {"__init__", "close"}),
+    ("hatoba/connections.py", {"prepare_port"}),
     ("hatoba/operations/mirror.py", {"close"}),
     ("hatoba/auth/htpasswd.py", {"load", "close", "_edit"}),  # `_edit` is a command's
     ("hatoba/cli/opening.py", {"with_registry"}),  # a command's own loop
@@ -52,7 +54,7 @@ ON_PURPOSE = (
     ({"os.stat"}, "hatoba/blobs/filesystem.py", {"stat"}),
     ({"os.open"}, "hatoba/blobs/filesystem.py", {"open"}),
     (OPEN, "hatoba/operations/mirror.py", {"locked"}),  # an empty file of ours
-    (OPEN, "hatoba/operations/follow.py", {"follow_links"}),  # the same, once a start
+    (OPEN, "hatoba/operations/follow.py", {"_alone"}),  # the same, at a start
     (OPEN, "hatoba/operations/heal.py", {"heal_missing"}),  # the same
     (OPEN | {"os.stat", "io.BufferedReader.read"}, "hatoba/auth/htpasswd.py", {"_refresh"}),  # read when changed
     ({"os.write", "os.pwritev"}, "hatoba/telemetry.py", {"_put"}),  # only where there is room
@@ -68,6 +70,13 @@ BENEATH = (
 
 def pytest_addoption(parser):
     parser.addoption("--base-url", default=os.environ.get("HATOBA_BASE_URL"), help="test this registry, not hatoba")
+
+
+def pytest_collection_modifyitems(items):
+    """Keep the tests of one file of e2e in one process of `pytest -n`: they share engines and ports."""
+    for item in items:
+        if item.path.parent == E2E:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -135,7 +144,7 @@ def watch() -> BlockBuster:
 @pytest.fixture(autouse=True)
 def nothing_blocks_the_loop(watch, monkeypatch, request):
     """Fail a test in which hatoba, in this process, waits for a disk, a lock or a socket on the event loop."""
-    if request.path.parent == Path(__file__).parent / "e2e":  # hatoba runs in processes of its own there
+    if request.path.parent == E2E:
         yield
         return
     monkeypatch.setattr(blockbuster.blockbuster, "BlockingError", Blocked)

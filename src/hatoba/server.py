@@ -16,28 +16,41 @@ import os
 import resource
 import signal
 import socket
-import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import structlog
 from granian.constants import HTTPModes, Interfaces, Loops
-from granian.http import HTTP1Settings
+from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
-from granian.server.mp import MPServer
 
-from hatoba import telemetry, wiring
+from hatoba import certificates, health, telemetry, wiring
 from hatoba.config.settings import Settings
+from hatoba.config.values import parse_address
+from hatoba.connections import QuietConnections, prepare_port
 from hatoba.errors import ConfigError, HatobaError, StartError
+from hatoba.folders import make_durably
+from hatoba.metrics.cells import Board
 from hatoba.web.app import App
 from hatoba.web.messages import Receive, Scope, Send
+from hatoba.wiring import DebugPort
+from hatoba.workers import RETIRE, Workers
 
 _BACKPRESSURE = 16_384
 _OWN_DESCRIPTORS = 64  # databases, locks, uploads being written
+_STREAM_WINDOW_BYTES = 512 * 1024
+_FRAME_BYTES = (
+    256 * 1024
+)  # each frame of a body is one call of `receive`: with the usual 16 KiB uploads take thrice as long
+_STREAMS = 100
+_HEADER_BYTES = 64 * 1024
 _READY_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
+_DEBUG_BACKLOG = 16
+# Workers that were replaced go on while an upload of theirs does; a slot that nobody used takes no memory.
+_SLOTS_A_WORKER = 32
 
 Address = tuple[str, int] | Path  # host and port, or a socket's path
 
@@ -46,6 +59,8 @@ def check(settings: Settings) -> None:
     """Whether a server can be made of these settings; raises ConfigError naming the key."""
     if wiring.root_of(settings) is None and settings.hatoba.workers > 1:
         raise ConfigError("hatoba.workers must be 1 with storage.inmemory, which is memory of one process")
+    if certificates.read(settings.http.tls) is not None and not hasattr(os, "memfd_create"):
+        raise ConfigError("http.tls.certificate is supported on Linux alone: put a proxy in front")
 
 
 def serve(settings: Settings, announce: Callable[[], None]) -> None:
@@ -56,57 +71,76 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
     multiprocessing.set_start_method("fork", force=True)  # later Pythons prefer others, which cannot inherit
     root = wiring.root_of(settings)
     _raise_descriptor_limit()
-    with _only_server(root):
+    with only_server(root):
         address = _claim(settings.http.socket_path) if settings.http.socket_path else _probe(*settings.http.listen)
+        debug = _open_debug_port(settings)
         announce()
         asyncio.run(wiring.prepare(settings))
         reading, writing = os.pipe()
         first = multiprocessing.Value("b", 1)  # whoever sees it first says that the port is open
 
+        workers = _workers(settings, address)
+
         def load(_target: str) -> _Worker:
             os.close(writing)
             _end_with_parent(reading)
-            return _Worker(settings, address, first)
+            return _Worker(settings, address, first, workers.say_ready, debug)
 
-        _server(settings, address).serve(target_loader=load)
+        with _told(settings, address):
+            workers.serve(target_loader=load)
 
 
 class _Worker:
     """The ASGI application of one worker: opens hatoba's parts at lifespan startup, closes them at shutdown."""
 
-    def __init__(self, settings: Settings, address: Address, first: Any) -> None:
+    def __init__(
+        self, settings: Settings, address: Address, first: Any, ready: Callable[[], None], debug: DebugPort | None
+    ) -> None:
         self._settings = settings
         self._address = address
         self._first = first
+        self._ready = ready
+        self._debug = debug
         self._app: App | None = None
+        self._quiet = QuietConnections(_stall_seconds(settings)) if _speaks_http2(settings, address) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif self._app is not None:
-            await self._app(scope, receive, send)
+            if self._quiet is None:
+                await self._app(scope, receive, send)
+            else:
+                with self._quiet.answering(tuple(scope["client"])):
+                    await self._app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         log = self._settings.log
         telemetry.configure(log.level, log.formatter, log.fields)
         try:
-            async with wiring.running(self._settings) as self._app:
+            async with wiring.running(self._settings, self._debug) as self._app:
+                loop = asyncio.get_running_loop()
+                loop.add_signal_handler(RETIRE, self._app.retire)
                 await send({"type": "lifespan.startup.complete"})
-                listening = asyncio.get_running_loop().create_task(self._listen())
+                listening = loop.create_task(self._listen())
                 await receive()
                 listening.cancel()
-        except HatobaError as error:
-            structlog.stdlib.get_logger("hatoba").error("a worker cannot start", reason=error.message)
-            await send({"type": "lifespan.startup.failed", "message": error.message})
+        except (HatobaError, OSError) as error:  # OSError: a disk that fails while folders are made and opened
+            reason = error.message if isinstance(error, HatobaError) else f"{error.filename}: {error.strerror}"
+            structlog.stdlib.get_logger("hatoba").error("a worker cannot start", reason=reason)
+            await send({"type": "lifespan.startup.failed", "message": reason})
             return
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _listen(self) -> None:
         """What is to be done once granian has opened the port, which it does after startup is complete."""
         if isinstance(self._address, tuple):
-            await _bound_stalls(self._settings.hatoba.limits.stalltimeout.total_seconds())
+            await prepare_port(self._address[1], _stall_seconds(self._settings), self._settings.hatoba.workers)
+        self._ready()
         await self._say_listening()
+        if self._quiet is not None:
+            await self._quiet.end_them()
 
     async def _say_listening(self) -> None:
         """Log the line that tutorials wait for, once the port answers."""
@@ -124,58 +158,46 @@ class _Worker:
                         continue
                     writer.close()
                     break
-        structlog.stdlib.get_logger("hatoba").info(f"listening on {_shown(self._address)}")
+        how = " (https)" if self._settings.http.tls.certificate else ""
+        structlog.stdlib.get_logger("hatoba").info(f"listening on {_shown(self._address)}{how}")
 
 
-async def _bound_stalls(seconds: float) -> None:
-    """Let the kernel end every connection whose client takes nothing of what is sent for so long.
-
-    granian sends files, and what it has taken over from us, without a time-out of its own: a client that never reads
-    would hold its connection for ever. Accepted sockets inherit the option from the one that listens.
-    """
-    if not hasattr(socket, "TCP_USER_TIMEOUT") or not os.access("/proc/self/fd", os.R_OK):  # Linux has both
-        return
-    for _ in range(round(_READY_SECONDS / _LOOK_SECONDS)):
-        if _set_on_listening(socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000))):
-            return
-        await asyncio.sleep(_LOOK_SECONDS)
-    structlog.stdlib.get_logger("hatoba").error("no listening port found: clients that never read are not cut")
+def _stall_seconds(settings: Settings) -> float:
+    return settings.hatoba.limits.stalltimeout.total_seconds()
 
 
-def _set_on_listening(option: int, value: int) -> bool:
-    """Set an option of TCP on the ports that this process listens on, which granian shows nowhere; False if on none."""
-    found = False
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # closed since
-            if not stat.S_ISSOCK(os.fstat(int(entry.name)).st_mode):
-                continue
-            borrowed = socket.socket(fileno=int(entry.name))
-            try:
-                inet = borrowed.family in {socket.AF_INET, socket.AF_INET6}
-                if inet and borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    borrowed.setsockopt(socket.IPPROTO_TCP, option, value)
-                    found = True
-            finally:
-                borrowed.detach()  # not ours to close
-    return found
+def _speaks_http2(settings: Settings, address: Address) -> bool:
+    """Over TLS alone, and where the quiet can be told from the busy: at a port."""
+    http = settings.http
+    return http.tls.certificate is not None and not http.http2.disabled and isinstance(address, tuple)
 
 
-def _server(settings: Settings, address: Address) -> MPServer:
+def _workers(settings: Settings, address: Address) -> Workers:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    drain = max(1, round(settings.http.draintimeout.total_seconds()))
-    return MPServer(
-        "hatoba",
+    return Workers(
+        settings.http.tls,
+        drain_seconds=max(1, round(settings.http.draintimeout.total_seconds())),
+        replaceable=wiring.root_of(settings) is not None,
         **_binding(address),
         interface=Interfaces.ASGI,
         workers=settings.hatoba.workers,
         loop=Loops.asyncio,
-        http=HTTPModes.http1,  # else a connection that sends nothing is never timed out
+        # Without a guard of our own a connection that sends nothing would never be timed out by `auto`.
+        http=HTTPModes.auto if _speaks_http2(settings, address) else HTTPModes.http1,
         websockets=False,
         backlog=1024,
         # A client takes two descriptors while a blob is sent: the connection's and the file's.
         backpressure=max(16, min((limit - _OWN_DESCRIPTORS) // 2, _BACKPRESSURE)),
         http1_settings=HTTP1Settings(
             header_read_timeout=round(settings.hatoba.limits.headertimeout.total_seconds() * 1000)
+        ),
+        http2_settings=HTTP2Settings(
+            # One upload that is not read yet must not stop the others of its connection.
+            initial_stream_window_size=_STREAM_WINDOW_BYTES,
+            initial_connection_window_size=16 * _STREAM_WINDOW_BYTES,
+            max_concurrent_streams=_STREAMS,
+            max_frame_size=_FRAME_BYTES,
+            max_headers_size=_HEADER_BYTES,
         ),
         log_level=LogLevels.error,
         log_dictconfig={
@@ -185,20 +207,18 @@ def _server(settings: Settings, address: Address) -> MPServer:
         },
         respawn_failed_workers=True,
         respawn_interval=0.5,
-        workers_kill_timeout=drain,
     )
 
 
 @contextlib.contextmanager
-def _only_server(root: Path | None) -> Iterator[None]:
+def only_server(root: Path | None) -> Iterator[None]:
     """Hold `<root>/hatoba/serve.lock`; raises StartError naming the process that has it."""
     if root is None:
         yield
         return
     path = root / "hatoba" / "serve.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _make_durable(path.parents)
+        make_durably(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StartError(f"{path} cannot be written by uid {os.getuid()}: {error.strerror}") from None
@@ -216,15 +236,24 @@ def _only_server(root: Path | None) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _make_durable(folders: Iterable[Path]) -> None:
-    """Fsync each folder: a new root that a power loss takes away takes every acknowledged push along."""
-    for folder in folders:
-        with contextlib.suppress(OSError):  # one that others own and we may not open is not one we made
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+@contextlib.contextmanager
+def _told(settings: Settings, address: Address) -> Iterator[None]:
+    """While this lasts a file tells a health check where to ask; one that cannot be written stops no server."""
+    file = settings.hatoba.addressfile
+    if file is None:
+        yield
+        return
+    try:
+        file.write_text(health.told(address, tls=settings.http.tls.certificate is not None), "utf-8")
+    except OSError as error:
+        structlog.stdlib.get_logger("hatoba").error(
+            "hatoba.addressfile cannot be written: health checks will fail", path=str(file), reason=error.strerror
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 def _claim(path: Path) -> Path:
@@ -248,24 +277,43 @@ def _claim(path: Path) -> Path:
 
 def _probe(host: str, port: int) -> tuple[str, int]:
     """Look whether the port is free: SO_REUSEPORT would let two servers share it silently. Raises StartError."""
+    with _bind(host, port, "choose another with --addr") as probe:
+        address = probe.getsockname()
+        return str(address[0]), address[1]
+
+
+def _open_debug_port(settings: Settings) -> DebugPort | None:
+    """The debug port, listening before any worker is there; None if there shall be none. Raises StartError."""
+    debug = settings.http.debug
+    if not debug.addr:
+        return None
+    listener = _bind(*parse_address(debug.addr), "http.debug.addr")
+    board = Board(_SLOTS_A_WORKER * settings.hatoba.workers) if debug.prometheus.enabled else None
+    return DebugPort(listener, board)
+
+
+def _bind(host: str, port: int, advice: str) -> socket.socket:
+    """A socket that listens there alone; raises StartError, which ends with `advice`."""
     wanted = host or "::"
     try:
         found = socket.getaddrinfo(wanted, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # Of a name with both the IPv4 address, as Docker's registry does: Docker's clients try 127.0.0.1 for localhost.
         family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            probe.bind(address)
-            probe.listen(1)
-            return str(address[0]), probe.getsockname()[1]
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            bound.bind(address)
+            bound.listen(_DEBUG_BACKLOG)
+        except BaseException:
+            bound.close()
+            raise
     except OSError as error:
         if not host and error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
-            return _probe("0.0.0.0", port)  # noqa: S104  what `:5000` means on a host without IPv6
-        raise StartError(
-            f"cannot listen on {_shown((wanted, port))}: {error.strerror or error}; choose another with --addr"
-        ) from None
+            return _bind("0.0.0.0", port, advice)  # noqa: S104  what `:5000` means on a host without IPv6
+        raise StartError(f"cannot listen on {_shown((wanted, port))}: {error.strerror or error}; {advice}") from None
+    return bound
 
 
 def _end_with_parent(reading: int) -> None:
@@ -305,4 +353,4 @@ async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Stre
     if isinstance(address, Path):
         return await asyncio.open_unix_connection(address)
     host, port = address
-    return await asyncio.open_connection({"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host), port)  # noqa: S104
+    return await asyncio.open_connection(health.REACHED_AT.get(host, host), port)

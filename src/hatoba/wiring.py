@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,30 @@ from hatoba.auth.htpasswd import Htpasswd
 from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver
 from hatoba.blobs.filesystem import Filesystem
+from hatoba.blobs.measured import Measured
 from hatoba.blobs.memory import Memory
 from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
-from hatoba.db.sqlite import DatabaseFailed, Sqlite
+from hatoba.db import tree
+from hatoba.db.engine import now
+from hatoba.db.sqlite import DatabaseFailed, Sqlite, damage
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError, Unavailable
+from hatoba.metrics.catalogue import CPU, LOOP_DELAY
+from hatoba.metrics.cells import Board, Recorder
+from hatoba.oci.reference import RepositoryName
 from hatoba.operations import backup_folder
+from hatoba.operations.adoption import Read
 from hatoba.operations.backup import Backup, Destination
-from hatoba.operations.follow import follow_links
+from hatoba.operations.follow import Following, read_tree
 from hatoba.operations.heal import heal_missing
 from hatoba.operations.mirror import Mirror
+from hatoba.operations.progress import Show
 from hatoba.operations.purge import purge_uploads
+from hatoba.operations.readiness import Readiness
+from hatoba.operations.storage_watch import StorageWatch
+from hatoba.operations.survey import Survey, watch_process
+from hatoba.operations.tree import Report
 from hatoba.operations.verify import Verification
 from hatoba.registry.answers import Answers
 from hatoba.registry.blobs import Blobs
@@ -48,11 +60,11 @@ from hatoba.registry.validation import Validation
 from hatoba.telemetry import AccessLog
 from hatoba.web.app import App
 from hatoba.web.budget import Budget
+from hatoba.web.measuring import Measuring
 from hatoba.web.proxies import Proxies
 from hatoba.web.v2.base import Options, Registry
 
 _STDOUT = 1
-_OVERDUE = timedelta(minutes=1)
 
 
 def root_of(settings: Settings) -> Path | None:
@@ -77,6 +89,17 @@ def metadata_path(settings: Settings) -> Path | None:
     return settings.hatoba.database.path or (None if root is None else _own(root) / "metadata.db")
 
 
+def places_written(settings: Settings) -> list[Path]:
+    """What a server writes to, each as far as it is there yet; nothing while there is no data folder."""
+    root, metadata = root_of(settings), metadata_path(settings)
+    if root is None or metadata is None or not os.path.isdir(root):  # noqa: PTH112  False also where we may not look
+        return []
+    wanted = [metadata, _own(root)]
+    if not settings.storage.maintenance.readonly.enabled:
+        wanted += [root / layout.REPOSITORIES, root / layout.BLOBS]
+    return [next(path for path in (one, *one.parents) if os.path.exists(path)) for one in wanted]  # noqa: PTH110
+
+
 async def prepare(settings: Settings) -> None:
     """Before the workers start: folders made, databases brought up to date, everything closed again.
 
@@ -92,35 +115,53 @@ async def prepare(settings: Settings) -> None:
         ):
             await database.migrate()
             await sessions.migrate()
+            await database.write(tree.doubt)
     except Unavailable as error:
-        raise StartError(f"the databases in {_own(root)} cannot be used: {error.__cause__ or error}") from error
+        words = f"the databases in {_own(root)} cannot be used: {error.__cause__ or error}"
+        with contextlib.suppress(DatabaseFailed):
+            if damage(metadata_path(settings) or root) is not None:
+                words += "; `hatoba import` sets the broken one aside and builds it anew from the folder"
+        raise StartError(words) from error
     if settings.auth.htpasswd is not None:
         with contextlib.closing(Htpasswd(settings.auth.htpasswd.path)) as htpasswd:
             htpasswd.load()
 
 
+@dataclass(frozen=True, slots=True)
+class DebugPort:
+    """The debug port that the parent opened: a socket that listens, and where workers count if anybody asks."""
+
+    listener: socket.socket
+    board: Board | None
+
+
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[App]:
+async def running(settings: Settings, debug: DebugPort | None = None) -> AsyncIterator[App]:
     """A worker's whole life: opens everything, gives the application, closes in the opposite order."""
     async with contextlib.AsyncExitStack() as stack:
         root = root_of(settings)
+        recorder = None if debug is None or debug.board is None else debug.board.claim()
         driver: BlobDriver
         if root is None:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hatoba-")))
             driver = stack.enter_context(contextlib.closing(Memory()))
         else:
             driver = stack.enter_context(contextlib.closing(Filesystem(root)))
-        database = stack.enter_context(contextlib.closing(_metadata(settings, root)))
-        sessions = stack.enter_context(contextlib.closing(_sessions(settings, root)))
+        if recorder is not None:
+            driver = Measured(driver, settings.storage.driver, recorder)
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root, recorder=recorder)))
+        sessions = stack.enter_context(contextlib.closing(_sessions(settings, root, recorder=recorder)))
         await database.migrate()
         await sessions.migrate()
         mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
+        following = Following(database, driver, mirror, _own(root) / "locks")
+        await following.open()
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)
         uploads = Uploads(sessions, database, driver, mirror, blobs, settings.hatoba.limits.uploads)
         stack.enter_context(contextlib.closing(uploads))
         registry = Registry(
-            access=_access(settings, stack),
+            access=_access(settings, stack, recorder),
             manifests=Manifests(database, driver, mirror, answers, blobs, _validation(settings)),
             blobs=blobs,
             uploads=uploads,
@@ -131,23 +172,33 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             proxies=Proxies(settings.hatoba.trustedproxies),
             budget=Budget(settings.hatoba.limits.manifest),
         )
+        readiness = Readiness(mirror, following, await _watched(settings, stack))
         access_log = _access_log(settings, stack)
         app = App(
             registry,
-            lambda: _problems(mirror),
+            following,
+            readiness.sentences,
             access_log,
             settings.http.headers,
             settings.hatoba.limits.stalltimeout.total_seconds(),
+            None if recorder is None else Measuring(recorder),
         )
+        if recorder is not None:
+            await stack.enter_async_context(
+                _background(watch_process(recorder.histogram(LOOP_DELAY), recorder.counter(CPU)))
+            )
         purging = settings.storage.maintenance.uploadpurging
         stack.push_async_callback(_last_settle, mirror)
         await stack.enter_async_context(_background(mirror.run()))
-        await stack.enter_async_context(_background(follow_links(database, driver, mirror, _own(root) / "locks")))
+        await stack.enter_async_context(_background(following.run()))
         await stack.enter_async_context(_background(heal_missing(database, driver, _own(root) / "locks")))
         if purging.enabled:
             await stack.enter_async_context(
                 _background(purge_uploads(uploads, driver, purging.age, purging.interval, dry_run=purging.dryrun))
             )
+        if debug is not None:
+            survey = Survey(database, sessions, root_of(settings), debug.board.workers if debug.board else list)
+            await _open_debug_port(debug, settings, stack, readiness, survey)
         yield app
 
 
@@ -178,12 +229,17 @@ def metadata_owner(settings: Settings) -> tuple[int, int]:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, *, writing: bool) -> AsyncIterator[Rules]:
-    """A command's whole life, beside a server or without one; at the end of `writing` links are durable.
+async def opened(settings: Settings, *, changing: RepositoryName | None) -> AsyncIterator[Rules]:
+    """A command's whole life, beside a server or without one; what it changes is in the repository `changing`.
 
+    That one is compared with Docker's tree first: no change of another registry is undone that hatoba has not seen yet.
+    At the end its links are durable.
     Makes nothing and migrates nothing; `metadata_owner` was asked first. Raises HatobaError naming what is in the way.
     """
-    async with _stored(settings, writing=writing) as (database, driver, mirror):
+    root, _ = _places(settings)
+    async with _stored(settings, writing=changing is not None) as (database, driver, mirror):
+        if changing is not None:
+            await Following(database, driver, mirror, _own(root) / "locks").take_over(changing)
         answers = Answers(database)
         blobs = Blobs(database, driver, mirror, answers)
         yield Rules(
@@ -260,6 +316,54 @@ async def _stored(settings: Settings, *, writing: bool) -> AsyncIterator[tuple[S
             await _last_settle(mirror)
 
 
+def folder_owner(settings: Settings) -> tuple[int, int]:
+    """The uid and gid that own what hatoba has in the data folder, or the folder, where it has nothing yet.
+
+    Raises ConfigError when there is no folder, HatobaError when there are no repositories in it.
+    """
+    root, path = _places(settings)
+    if not (root / layout.REPOSITORIES).is_dir():
+        raise HatobaError(f"nothing to import: there is no {printable(root / layout.REPOSITORIES)}")
+    found = next(each for each in (path, _own(root), root) if each.exists()).stat()
+    return found.st_uid, found.st_gid
+
+
+def set_aside(settings: Settings) -> Path | None:
+    """Give a metadata database that is broken another name, beside the old one, which is returned.
+
+    Raises HatobaError when it cannot be looked at. Nobody else may have it open.
+    """
+    _, path = _places(settings)
+    with _explained(path):
+        reason = damage(path)
+    if reason is None:
+        return None
+    structlog.stdlib.get_logger("hatoba").warning("the database is broken", path=str(path), reason=reason)
+    aside = path.with_name(f"{path.name}.broken-{now():%Y%m%dT%H%M%SZ}")
+    for suffix in ("-wal", "-shm", ""):  # together, so that programs that repair find what belongs together
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+async def import_tree(settings: Settings, report: Report, show: Show) -> Read:
+    """Read the data folder into the metadata database, which is made if it is not there. Nobody else may serve it.
+
+    Raises HatobaError naming what is in the way.
+    """
+    root, path = _places(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_explained(path))
+        driver = stack.enter_context(contextlib.closing(_writable(root, path)))
+        database = stack.enter_context(contextlib.closing(_metadata(settings, root)))
+        await database.migrate()
+        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, _own(root) / "locks")))
+        await mirror.catch_up()
+        read = await read_tree(database, driver, mirror, report, show, patient=False)
+        await _last_settle(mirror)
+        return read
+
+
 def _places(settings: Settings) -> tuple[Path, Path]:
     """The data folder and the metadata database; raises ConfigError when they go with the process."""
     root, path = root_of(settings), metadata_path(settings)
@@ -315,26 +419,43 @@ async def _last_settle(mirror: Mirror) -> None:
         await mirror.settle()
 
 
-async def _problems(mirror: Mirror) -> list[str]:
-    """Why the registry is not ready; nothing that a probe by strangers should not read."""
-    try:
-        overdue = await mirror.pending(_OVERDUE)
-    except RegistryError:
-        return ["the database does not answer"]
-    return [f"{overdue} link files cannot be written"] if overdue else []
+async def _watched(settings: Settings, stack: contextlib.AsyncExitStack) -> StorageWatch | None:
+    root, wanted = root_of(settings), settings.health.storagedriver
+    if root is None or not wanted.enabled:
+        return None
+    watch = StorageWatch(root, wanted.interval.total_seconds(), wanted.threshold)
+    stack.callback(watch.close)
+    await stack.enter_async_context(_background(watch.run()))
+    return watch
+
+
+async def _open_debug_port(
+    debug: DebugPort,
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+    readiness: Readiness,
+    survey: Survey,
+) -> None:
+    # Here, not above: prometheus-client takes as long to import as all of the registry's rules, and few want it.
+    from hatoba.web.debug import DebugServer, Metrics  # noqa: PLC0415
+
+    metrics = None if debug.board is None else Metrics(debug.board.totals, survey.take, readiness.problems)
+    server = DebugServer(debug.listener, readiness.problems, metrics, settings.http.debug.prometheus.path)
+    await stack.enter_async_context(server.running())
 
 
 def _own(root: Path) -> Path:
     return root / "hatoba"
 
 
-def _metadata(settings: Settings, root: Path, *, existing: bool = False) -> Sqlite:
+def _metadata(settings: Settings, root: Path, *, existing: bool = False, recorder: Recorder | None = None) -> Sqlite:
     path = settings.hatoba.database.path or _own(root) / "metadata.db"
-    return Sqlite(path, _own(root) / "locks", "metadata", "FULL", existing=existing)
+    return Sqlite(path, _own(root) / "locks", "metadata", "FULL", existing=existing, recorder=recorder)
 
 
-def _sessions(settings: Settings, root: Path, *, existing: bool = False) -> Sqlite:
-    return Sqlite(_sessions_path(settings, root), _own(root) / "locks", "uploads", "NORMAL", existing=existing)
+def _sessions(settings: Settings, root: Path, *, existing: bool = False, recorder: Recorder | None = None) -> Sqlite:
+    path = _sessions_path(settings, root)
+    return Sqlite(path, _own(root) / "locks", "uploads", "NORMAL", existing=existing, recorder=recorder)
 
 
 def _sessions_path(settings: Settings, root: Path) -> Path:
@@ -343,11 +464,11 @@ def _sessions_path(settings: Settings, root: Path) -> Path:
     return told.with_name(f"{told.stem}-uploads.db") if told else _own(root) / "uploads.db"
 
 
-def _access(settings: Settings, stack: contextlib.AsyncExitStack) -> Access:
+def _access(settings: Settings, stack: contextlib.AsyncExitStack, recorder: Recorder | None) -> Access:
     if settings.auth.htpasswd is None:
         return Anonymous()
     htpasswd = stack.enter_context(contextlib.closing(Htpasswd(settings.auth.htpasswd.path)))
-    return BasicAccess(htpasswd, settings.auth.htpasswd.realm, Guesses())
+    return BasicAccess(htpasswd, settings.auth.htpasswd.realm, Guesses(), recorder=recorder)
 
 
 def _validation(settings: Settings) -> Validation:

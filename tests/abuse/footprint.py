@@ -40,6 +40,12 @@ def memory_kib(registry: Registry) -> int:
     return sum(int(line.split()[1]) for file in files for line in file.splitlines() if line.startswith("Pss:"))
 
 
+def rss_kib(pid: int) -> int:
+    """What one process has in memory, shared parts too."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
+
+
 def growth(before: Footprint, after: Footprint) -> list[str]:
     """What is over its room afterwards; nothing when all is as before."""
     rows = figures(before, after)

@@ -15,6 +15,7 @@ SUITABLE = {
     "BSD-3-Clause",
     "ISC",
     "MIT",
+    "MIT-0",
     "MPL-2.0",
     "PSF-2.0",
     "Unlicense",

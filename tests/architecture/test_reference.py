@@ -1,11 +1,13 @@
-"""docs/reference is what the commands, settings and routes say of themselves."""
+"""docs/reference is what the commands, settings, routes and metrics say of themselves."""
 
 import pytest
 import typer
 
 from hatoba.cli import hatoba_app, registry_app
-from hatoba.cli.reference import commands_page, routes_page, settings_page
+from hatoba.cli.reference import commands_page, metrics_page, routes_page, settings_page
 from hatoba.config.load import load
+from hatoba.metrics import catalogue
+from hatoba.metrics.catalogue import COUNTED, SURVEYED
 from hatoba.web.v2.routes import ROUTES
 
 
@@ -19,7 +21,8 @@ def undescribed(command, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "page"), [("commands", commands_page), ("settings", settings_page), ("routes", routes_page)]
+    ("name", "page"),
+    [("commands", commands_page), ("settings", settings_page), ("routes", routes_page), ("metrics", metrics_page)],
 )
 def test_each_page_is_what_the_code_says(repository, name, page):
     written = (repository / "docs" / "reference" / f"{name}.md").read_text("utf-8")
@@ -43,6 +46,17 @@ def test_every_route_has_its_line():
         found = [row for row in rows if row[1:3] == [f"`{route.pattern}`", route.action] and route.method in row[0]]
         assert len(found) == 1
         assert found[0][3] != " |", "no words"
+
+
+def test_every_metric_has_its_line():
+    page = metrics_page()
+    names = [metric.name for metric in (*COUNTED, *SURVEYED)]
+    assert len(set(names)) == len(names)
+    defined = [value.name for value in vars(catalogue).values() if isinstance(value, catalogue.Metric)]
+    assert sorted(defined) == sorted(names), "one that is defined is counted or surveyed"
+    for name in names:
+        (row,) = [line.split(" | ") for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        assert row[3].rstrip(" |").endswith("."), "no words"
 
 
 def test_the_page_does_not_depend_on_the_environment(monkeypatch):

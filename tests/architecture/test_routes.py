@@ -107,6 +107,25 @@ async def test_a_door_left_open_would_be_seen(client, monkeypatch):
     assert len(found) == len([row for row in ROUTES if row.action == "pull"])
 
 
+async def test_options_alone_needs_no_credentials_and_reaches_no_handler(client, monkeypatch):
+    """Whatever credentials it carries, it is 204 and the same for what is there and what is not."""
+
+    async def dispatch(*arguments):
+        pytest.fail("a handler was reached")
+
+    monkeypatch.setattr(routes, "dispatch", dispatch)
+    assert {row.method for row in ROUTES}.isdisjoint({"OPTIONS"})
+    paths = [*(path_of(row) for row in ROUTES), "/v2", "/v2/a", "/v2/a/unknown/b", "/v2/UPPER/tags/list"]
+    for path in dict.fromkeys(paths):
+        for headers in ({}, {"authorization": "Basic YWxpY2U6d3Jvbmc="}):
+            answer = await client.options(path, headers=headers)
+            assert (answer.status_code, answer.content) == (204, b""), path
+            assert "www-authenticate" not in answer.headers
+            assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
+    for path in ("/v3/", "/api/v1/users"):
+        assert (await client.options(path)).status_code == 404
+
+
 async def test_a_path_that_is_no_row_reaches_no_handler(client, monkeypatch):
     reached = []
 

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from hatoba.blobs import layout
 from hatoba.blobs.driver import KeyMissing
 from hatoba.blobs.filesystem import Filesystem
+from hatoba.blobs.measured import Measured
 from hatoba.blobs.memory import Memory
+from hatoba.metrics.catalogue import ACTIONS, STORAGE_ACTION
+from hatoba.metrics.cells import Recorder
 from hatoba.oci.digest import Digest
 from hatoba.testing.driver_contract import DriverContract, SharedContract, content_of, publish
 
@@ -143,3 +146,34 @@ class TestMemory(DriverContract, AnyBytes):
     @pytest.fixture
     def driver(self):
         return Memory()
+
+
+class TestMeasured(DriverContract):
+    """What is measured is the driver beneath, and nothing but that."""
+
+    @pytest.fixture
+    def recorder(self):
+        return Recorder.unshared()
+
+    @pytest.fixture
+    def driver(self, recorder):
+        return Measured(Memory(), "inmemory", recorder)
+
+    async def test_each_action_is_counted(self, driver, recorder):
+        def times(action):
+            index = recorder.index(STORAGE_ACTION, "inmemory", action)
+            return sum(recorder.cells[index : index + len(STORAGE_ACTION.buckets) + 1])
+
+        await publish(driver, BLOB, b"blob")
+        assert {action for action in ACTIONS if times(action)} >= {"PutContent", "Prepare", "Move"}
+        before = times("Stat")
+        await driver.stat(BLOB)
+        assert times("Stat") == before + 1
+        await driver.create(UPLOAD)
+        async with driver.append(UPLOAD) as writer:
+            await writer.write(0, [b"x"])
+            await writer.sync()
+        assert (times("Writer"), times("Write"), times("Sync")) == (1, 1, 1)
+        with pytest.raises(KeyMissing):
+            await driver.open("nowhere")
+        assert times("Reader") == 1, "what fails took its time, too"

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from e2e.town import Town
+
+REPOSITORY = Path(__file__).parents[2]
 HATOBA = Path(sys.executable).with_name("hatoba")
 REGISTRY = Path(sys.executable).with_name("registry")
 DOCKERFILE = """\
@@ -162,14 +165,47 @@ def config(tmp_path):
     return write
 
 
+def find_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture
 def free_port():
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
+    return find_port
 
-    return find
+
+_NEW_KEY = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+
+
+class Authority:
+    """A private certificate authority made with openssl, in a folder of its own: `ca` is its certificate."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder, self.ca = folder, folder / "ca.pem"
+        self._openssl(f"req -x509 {_NEW_KEY} -days 2 -keyout ca.key -out ca.pem -subj /CN=authority")
+
+    def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
+        """A certificate for hosts and its key, `BEGIN EC PRIVATE KEY` as certbot's; of a client without hosts."""
+        self._openssl(f"ecparam -name prime256v1 -genkey -out {name}.key")
+        names = ",".join(f"{'IP' if host[-1].isdigit() else 'DNS'}:{host}" for host in hosts)
+        usage = f"extendedKeyUsage=serverAuth\nsubjectAltName={names}\n" if hosts else "extendedKeyUsage=clientAuth\n"
+        (self.folder / f"{name}.ext").write_text(usage)
+        self._openssl(f"req -new -key {name}.key -subj /CN={name} -out {name}.csr")
+        self._openssl(f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -days 1 -extfile {name}.ext -out {name}.pem")
+        return self.folder / f"{name}.pem", self.folder / f"{name}.key"
+
+    def _openssl(self, line: str) -> None:
+        done = subprocess.run(["openssl", *line.split()], cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def authority(tmp_path):
+    needed("openssl")
+    return Authority(tmp_path / "authority")
 
 
 def needed(*programs: str) -> None:
@@ -220,7 +256,7 @@ class Docker:
         (folder / "docker-config").mkdir()
         (folder / "bin").mkdir()
         (folder / "bin/docker").symlink_to(client)
-        self._environment = clean_environment(
+        self.environment = clean_environment(
             DOCKER_HOST=engine, DOCKER_CONFIG=str(folder / "docker-config"), DOCKER_BUILDKIT="0",
             PATH=f"{folder / 'bin'}:{os.environ['PATH']}",
         )  # fmt: skip
@@ -238,7 +274,7 @@ class Docker:
 
     def _run(self, command: list[str], *, check: bool, stdin: str | None) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command, text=True, capture_output=True, check=False, input=stdin or "", env=self._environment
+            command, text=True, capture_output=True, check=False, input=stdin or "", env=self.environment
         )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
@@ -273,7 +309,144 @@ def build(docker, tmp_path):
     return make
 
 
-@pytest.fixture
+class Nginx:
+    """A real NGINX with a `server` block for each proxy that is added, then `start`ed once; `stop` ends all of it."""
+
+    def __init__(self) -> None:
+        needed("nginx")
+        self.folder = Path(tempfile.mkdtemp(prefix="hatoba-nginx-"))  # pytest's own are closed to its worker's user
+        self.folder.chmod(0o755)
+        self._blocks: list[str] = []
+        self._server: Server | None = None
+
+    def add(
+        self, upstream: str, inside: str | None, *, tls: tuple[Path, Path] | None = None, outside: str = "",
+        port: int | None = None,
+    ) -> int:  # fmt: skip
+        """A proxy of host:port `upstream`: what `location /` holds, if there is one, and its `server`; the port of it.
+
+        UPSTREAM in either is the upstream's name.
+        """
+        port = port or find_port()
+        secured = f"ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};" if tls else ""
+        location = "" if inside is None else f"location / {{ proxy_pass http://UPSTREAM; {inside} }}"
+        self._blocks.append(
+            f"upstream registry{port} {{ server {upstream}; }}\n"
+            f"server {{ listen 127.0.0.1:{port}{' ssl' if tls else ''}; {secured} {outside}\n{location} }}\n".replace(
+                "UPSTREAM", f"registry{port}"
+            )
+        )
+        return port
+
+    def start(self) -> None:
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        temporary = "".join(f"{kind}_temp_path {self.folder}/{kind};\n" for kind in kinds)
+        # Started by root its worker is nobody, as it is everywhere.
+        user = "user nobody nogroup;" if os.geteuid() == 0 else ""
+        path = self.folder / "nginx.conf"
+        path.write_text(
+            f"daemon off; worker_processes 1; pid {self.folder}/pid; error_log {self.folder}/error.log; {user}\n"
+            f"events {{ worker_connections 256; }}\nhttp {{ access_log off;\n{temporary}{''.join(self._blocks)}}}\n"
+        )
+        self._server = Server(["nginx", "-c", path, "-e", self.folder / "error.log"], self.folder, self.folder, "nginx")
+        port = int(re.findall(r"listen 127.0.0.1:(\d+)", self._blocks[-1])[0])
+        wait_for(lambda: _listens(port) or self._server.process.poll() is not None, "NGINX does not come up")
+        assert self._server.process.poll() is None, self._server.err + (self.folder / "error.log").read_text()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+# What tutorials have inside of `location /`.
+RECIPE = (
+    "proxy_set_header Host $http_host; proxy_set_header X-Real-IP $remote_addr; "
+    "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme; "
+    "proxy_read_timeout 900;"
+)
+
+
+class Chains(Authority):
+    """An authority with an intermediate one below it, which signs for any name and time."""
+
+    def __init__(self, folder: Path) -> None:
+        needed("openssl")
+        super().__init__(folder)
+        (folder / "index").touch()
+        (folder / "ca.cnf").write_text(
+            f"[ca]\ndefault_ca=d\n[d]\ndatabase={folder}/index\nnew_certs_dir={folder}\nrand_serial=yes\n"
+            "default_md=sha256\npolicy=p\nunique_subject=no\n[p]\ncommonName=supplied\n"
+        )
+        self._sign("middle", "ca", "basicConstraints=critical,CA:true", "20200101000000Z", "20991231000000Z")
+
+    def chain(
+        self, name: str, *, names: str = "IP:127.0.0.1", begin: str = "20200101000000Z", end: str = "20991231000000Z",
+        whole: bool = True,
+    ) -> tuple[Path, Path]:  # fmt: skip
+        """A certificate, with the intermediate one behind it if `whole`, and its key."""
+        self._sign(name, "middle", f"subjectAltName={names}", begin, end)
+        path = self.folder / f"{name}-chain.pem"
+        parts = [name, "middle"] if whole else [name]
+        path.write_text("".join((self.folder / f"{part}.pem").read_text() for part in parts))
+        return path, self.folder / f"{name}.key"
+
+    def self_signed(self) -> tuple[Path, Path]:
+        """One for 127.0.0.1 that is its own authority, and its key."""
+        self._openssl(
+            f"req -x509 {_NEW_KEY} -days 2 -subj /CN=own -keyout own.key -out own.pem "
+            "-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:false"
+        )
+        return self.folder / "own.pem", self.folder / "own.key"
+
+    def _sign(self, name: str, by: str, extensions: str, begin: str, end: str) -> None:
+        self._openssl(f"req {_NEW_KEY} -subj /CN={name} -keyout {name}.key -out {name}.csr")
+        (self.folder / f"{name}.ext").write_text(extensions)
+        self._openssl(
+            f"ca -batch -notext -config ca.cnf -cert {by}.pem -keyfile {by}.key -startdate {begin} -enddate {end} "
+            f"-extfile {name}.ext -in {name}.csr -out {name}.pem"
+        )
+
+
+@pytest.fixture(scope="session")
+def town():
+    if os.geteuid() != 0:
+        pytest.skip("needs root for dockerd")
+    needed("dockerd", "docker", "debootstrap", "openssl", "ip", "iptables", "nsenter")
+    folder = Path(tempfile.mkdtemp(prefix="hatoba-town-"))
+    town = Town(folder, Docker(docker_clients()[0], f"unix://{folder}/docker.sock", folder))
+    try:
+        wait_for(town.answers, "dockerd does not come up", 60)
+        if town.engine.poll() is not None:
+            pytest.skip(f"dockerd does not run here: {(folder / 'log').read_text().strip().splitlines()[-1]}")
+        yield town
+    finally:
+        town.end()
+
+
+@pytest.fixture(scope="session")
+def base_image(town, request):
+    """Debian with Python and NGINX, in place of images of Docker Hub. The files are kept for the next time."""
+    archive = request.config.cache.mkdir("debian") / "bookworm.tar"
+    if not archive.exists():
+        town.debian(archive)
+    town("import", archive, "debian-python")
+    return "debian-python"
+
+
+@pytest.fixture(scope="session")
+def image(town, base_image):
+    """hatoba's image as `make image` builds it, where there is no network."""
+    town.shell(f"make -C {REPOSITORY} image BASE={base_image} OFFLINE=1 ARGS='--network none'")
+    return "hatoba:latest"
+
+
+@pytest.fixture(scope="session")
 def e2e():
     """What tests here share (test folders are no packages)."""
     return sys.modules[__name__]

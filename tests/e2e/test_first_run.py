@@ -224,7 +224,8 @@ def test_htpasswd_file_that_is_missing_is_made(serving, free_port, tmp_path):
         ("auth: {token: {realm: x, service: y, issuer: z}}\n", "auth.token"),
         ("auth: {token: {}}\n", "auth.token"),
         ("http: {addr: 5000x}\n", "http.addr"),
-        ("http: {tls: {certificate: a, key: b}}\n", "http.tls"),
+        ("http: {tls: {certificate: a, key: b}}\n", "a cannot be read"),
+        ("http: {tls: {letsencrypt: {email: a}}}\n", "http.tls.letsencrypt"),
     ],
 )
 def test_settings_that_are_wrong_or_not_built(start, config, e2e, text, key):

@@ -31,7 +31,7 @@ SKIPPED = [
 ]
 BLOCKING = """
 import asyncio, contextlib, time
-from hatoba.blobs import filesystem
+from hatoba.blobs import filesystem, folders
 
 async def test_bad_sync(tmp_path):
     filesystem._fsync_folder(str(tmp_path))
@@ -41,7 +41,7 @@ async def test_bad_but_caught(tmp_path):
         filesystem._fsync_folder(str(tmp_path))
 
 async def test_bad_scan(tmp_path):
-    filesystem._remove_older(str(tmp_path), time.time())
+    folders.remove_older(str(tmp_path), time.time())
 
 async def test_bad_in_a_task(tmp_path):
     async def work(): filesystem._fsync_folder(str(tmp_path))

@@ -28,7 +28,7 @@ class Registry:
     def __init__(self, folder: Path, workers: int = 2, *, sign_in: bool = True) -> None:
         self.folder = folder
         self.root = folder / "data"
-        self.port = _free_port()
+        self.port = free_port()
         self.err_path = folder / "err"
         config = (
             f"version: 0.1\nlog: {{accesslog: {{disabled: true}}}}\n"
@@ -119,7 +119,7 @@ def serving(folder: Path, workers: int = 2, *, sign_in: bool = True) -> Iterator
             registry.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -119,29 +119,6 @@ async def test_link_is_a_path(opened):
     assert link.startswith(f"</v2/{wire.repository}/tags/list?")
 
 
-@pytest.mark.parametrize(
-    ("overrides", "headers", "start"),
-    [
-        ({"http.host": "https://registry.example.com"}, {}, "https://registry.example.com/v2/"),
-        ({"http.relativeurls": False}, {}, "http://registry.test/v2/"),
-        ({"http.relativeurls": False}, {"x-forwarded-proto": "https"}, "https://registry.test/v2/"),
-        (
-            {"http.relativeurls": False, "hatoba.trustedproxies": ["10.0.0.0/8"]},
-            {"x-forwarded-proto": "https", "x-forwarded-host": "elsewhere.test"},
-            "http://registry.test/v2/",
-        ),
-        ({"http.relativeurls": True}, {}, "/v2/"),
-        ({"http.prefix": "/p/"}, {}, "/p/v2/"),
-    ],
-)
-async def test_addresses(opened, overrides, headers, start):
-    wire = await opened(**overrides)
-    prefix = "/p" if "http.prefix" in overrides else ""
-    answer = await wire("POST", prefix + wire.uploads_path(), headers=headers)
-    assert answer.headers["location"].startswith(start)
-    assert (await wire("GET", httpx.URL(answer.headers["location"]).path)).status_code == 204
-
-
 async def test_answer_of_a_listing(wire):
     await push_tags(wire, "a")
     answer = await wire("GET", f"/v2/{wire.repository}/tags/list")

@@ -5,6 +5,7 @@ flock and SQLite keep two of them apart exactly as they do two processes.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -18,6 +19,9 @@ import pytest
 
 from hatoba import wiring
 from hatoba.config.load import load
+from hatoba.db import tree as tree_rows
+from hatoba.operations.adoption import Adoption
+from hatoba.operations.tree import Finding
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 NAME = "team/app"
@@ -43,6 +47,20 @@ class Worker:
     async def __call__(self, method: str, path: str, **options) -> httpx.Response:
         return await self.http.request(method, path, **options)
 
+    async def ready(self) -> None:
+        """Wait until the folder has been read."""
+        async with asyncio.timeout(60):
+            while (await self("GET", "/healthz/ready")).status_code == 503:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def compare(self, name: str = NAME) -> list[Finding]:
+        """Take over what others changed in a repository, as the walk after a start does; what was skipped."""
+        found: list[Finding] = []
+        adoption = Adoption(self.database, self.driver, self.mirror, found.append)
+        await adoption.repository(name, (await tree_rows.find(self.database)).seen_at)
+        await adoption.flush()
+        return found
+
     async def start(self, name: str = NAME) -> str:
         return (await self("POST", f"/v2/{name}/blobs/uploads/")).headers["location"]
 
@@ -61,6 +79,13 @@ class Worker:
         answer = await self.push_manifest(body, tag, name)
         assert answer.status_code == 201, answer.text
         return body
+
+
+def lose(file: Path) -> None:
+    """Take a file away as a broken disk does: nobody removed it, so its folder says no later time."""
+    before = file.parent.stat()
+    file.unlink()
+    os.utime(file.parent, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def manifest_of(config: bytes, layers: list[bytes], note: str = "") -> bytes:
@@ -84,7 +109,9 @@ async def worker(root):
     async def open_one(**overrides) -> Worker:
         options = {"storage.filesystem.rootdirectory": str(root), "http.addr": "127.0.0.1:5000", **overrides}
         stack = contextlib.AsyncExitStack()
-        app = await stack.enter_async_context(wiring.running(load(None, {}, options).settings))
+        settings = load(None, {}, options).settings
+        await wiring.prepare(settings)  # a new start: others may have written to the folder
+        app = await stack.enter_async_context(wiring.running(settings))
         transport = httpx.ASGITransport(app=app)
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://t", timeout=60))
         one = Worker(app, http)

@@ -126,9 +126,7 @@ class Life:
     async def _settle(self) -> int:
         await self._mirror.catch_up()
         await self._mirror.settle()
-        walk = follow.LinkWalk(self._database, self._driver, self._mirror)
-        for (name,) in await self._database.all("SELECT name FROM repositories"):
-            await walk.repository(name)
+        await follow.read_tree(self._database, self._driver, self._mirror, _never, _never, patient=False)
         return await self._mirror.pending(timedelta(0))
 
     async def request(self, method: str, path: str, body: str = "") -> dict[str, Any]:
@@ -192,9 +190,13 @@ async def _nothing(*_arguments) -> None:
     return None
 
 
+def _never(*_arguments) -> None:
+    return None
+
+
 def main() -> None:
     mirror._SETTLE_SECONDS = 3600.0  # only when asked: a step must come at the same place each time
-    wiring.follow_links = _nothing
+    follow.Following.run = _nothing
     while (asked := receive()) is not None:
         child = os.fork()
         if child == 0:

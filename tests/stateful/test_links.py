@@ -261,31 +261,33 @@ async def test_link_that_cannot_be_renamed_leaves_no_file(worker, monkeypatch, r
     assert [entry["repository"] for entry in logged if "stay pending" in entry["event"]]
 
 
-async def test_walk_rests_between_repositories_and_survives_errors(worker, monkeypatch, root, logged):
+async def test_walk_rests_between_repositories_and_survives_errors(worker, monkeypatch, logged):
     """It runs beside pushes and pulls, over a tree of any size, and one bad repository must not end it."""
     one = await worker()
     names = [f"team/app{number}" for number in range(3)]
     for name in names:
         await one.push_blob(b"{}", name)
-    monkeypatch.setattr(follow, "_PAUSE_SECONDS", 4321.0)
-    events = []
+    events, found = [], []
     sleep = asyncio.sleep
 
-    async def rest(seconds):
-        if seconds == 4321.0:
-            events.append("rest")
-        await sleep(0 if seconds == 4321.0 else seconds)
+    async def rest(_seconds):
+        events.append("rest")
+        await sleep(0)
 
-    async def compare(_self, name):
+    async def compare(_self, name, _seen_at):
         events.append(name)
         if name in names[:2]:
             raise [Unavailable("the disk fails"), KeyMissing(name)][names.index(name)]
 
     monkeypatch.setattr(follow.asyncio, "sleep", rest)
-    monkeypatch.setattr(follow.LinkWalk, "repository", compare)
-    await follow.follow_links(one.database, one.driver, one.mirror, root / "hatoba/locks")
+    monkeypatch.setattr(follow.Adoption, "repository", compare)
+    await follow.read_tree(one.database, one.driver, one.mirror, found.append, lambda *_: None, patient=True)
+    monkeypatch.undo()
     assert events == [names[0], "rest", names[1], "rest", names[2], "rest"]
-    assert [entry["repository"] for entry in logged if "cannot be compared" in entry["event"]] == names[:2]
+    assert [(one.path.rpartition("/")[2], one.kind) for one in found] == [
+        ("app0", "unreadable"),
+        ("app1", "unreadable"),
+    ]
 
 
 async def test_index_link_comes_before_the_current_one(worker, monkeypatch):
@@ -314,7 +316,7 @@ async def test_walk_leaves_what_is_pending_to_its_request(worker, kit, monkeypat
         patched.setattr(one.mirror, "write", later)
         digest = kit.digest_of(await one.push_image("v"))
     before = rows("SELECT * FROM mirror ORDER BY name")
-    await follow.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
+    await one.compare()
     assert rows("SELECT * FROM mirror ORDER BY name") == before
     assert link("_manifests/tags/v/current") is None
     assert link(f"_manifests/revisions/sha256/{digest[7:]}") is None
@@ -339,7 +341,7 @@ async def test_push_between_the_walks_look_and_its_transaction(worker, kit, monk
         return await real(work)
 
     monkeypatch.setattr(one.database, "write", late)
-    await follow.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
+    await one.compare()
     assert rows("SELECT digest FROM tags WHERE name = 'v'") == [(kit.digest_of(body),)]
     assert link("_manifests/tags/v/current") == kit.digest_of(body)
 
@@ -351,8 +353,8 @@ async def test_absent_links_of_layers_are_written_again(worker, kit, tree, link)
     await one.mirror.settle()
     for digest, content in zip(digests, (None, "", "sha256:" + "0" * 64), strict=True):
         file = tree / f"repositories/team/app/_layers/sha256/{digest[7:]}/link"
-        file.unlink() if content is None else file.write_text(content)
-    await follow.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
+        kit.lose(file) if content is None else file.write_text(content)
+    await one.compare()
     assert [link(f"_layers/sha256/{digest[7:]}") for digest in digests] == digests
 
 

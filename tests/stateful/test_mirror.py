@@ -11,7 +11,6 @@ from datetime import timedelta
 import pytest
 
 from hatoba import wiring
-from hatoba.operations import follow
 from hatoba.operations import mirror as mirror_module
 
 TAG = "_manifests/tags/v/current"
@@ -94,6 +93,18 @@ async def test_row_settled_by_an_older_generation_stays(worker, rows):
     one.mirror._written = written
     await one.mirror.settle()
     assert [row[0] for row in rows("SELECT kind FROM mirror WHERE kind = 'tag'")] == ["tag"]
+
+
+async def test_marks_that_another_worker_took_over_are_its_own_to_end(worker, rows):
+    """What it wrote anew is not fsynced yet, whatever the first one, who was only slow, has fsynced."""
+    one, two = await worker(), await worker()
+    await one.push_image("v")
+    marks = rows("SELECT count(*) FROM mirror")
+    await two.mirror.catch_up()
+    await one.mirror.settle()
+    assert rows("SELECT count(*) FROM mirror") == marks
+    await two.mirror.settle()
+    assert rows("SELECT count(*) FROM mirror") == [(0,)]
 
 
 async def test_settled_rows_are_gone_and_links_fsynced_first(worker, rows, monkeypatch):
@@ -184,22 +195,20 @@ async def test_pending_link_is_not_taken_for_anothers(worker, kit, root, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(mirror_module.Mirror, "write", later)
         second = await one.push_image("v")
-        walk = follow.LinkWalk(one.database, one.driver, one.mirror)
-        await walk.repository("team/app")
+        await one.compare()
     assert (await one("GET", "/v2/team/app/manifests/v")).content == second
 
 
-async def test_absent_link_is_written_again_and_unknown_one_left_alone(worker, kit, link, tree):
+async def test_lost_link_is_written_again_and_unknown_one_left_alone(worker, kit, link, tree):
     one = await worker()
     body = await one.push_image("v")
     await one.push_image("w")
     await one.mirror.settle()
     folder = tree / "repositories/team/app/_manifests/tags"
-    (folder / "v/current/link").unlink()
+    kit.lose(folder / "v/current/link")
     (folder / "w/current/link").write_text("sha256:" + "0" * 64)
-    (tree / f"repositories/team/app/_manifests/revisions/sha256/{kit.digest_of(body)[7:]}/link").unlink()
-    walk = follow.LinkWalk(one.database, one.driver, one.mirror)
-    await walk.repository("team/app")
+    kit.lose(tree / f"repositories/team/app/_manifests/revisions/sha256/{kit.digest_of(body)[7:]}/link")
+    await one.compare()
     assert link(TAG) == kit.digest_of(body)
     assert link(f"_manifests/revisions/sha256/{kit.digest_of(body)[7:]}") == kit.digest_of(body)
     assert link("_manifests/tags/w/current") == "sha256:" + "0" * 64

@@ -13,7 +13,6 @@ import structlog
 from structlog.testing import LogCapture
 
 from hatoba.db import sqlite
-from hatoba.operations import follow
 
 BLOBS = "/v2/team/app/blobs/"
 TAG = "_manifests/tags/v/current"
@@ -115,18 +114,18 @@ async def test_push_between_the_looks_of_the_walk_is_not_rolled_back(worker, kit
     one, two = await worker(), await worker()
     await one.push_image("v")
     await one.mirror.settle()
-    real = one.driver.read
+    real = one.driver.read_each
     pushed = []
 
-    async def slow(key, limit):
-        found = await real(key, limit)
-        if key.endswith("/current/link") and not pushed:
+    async def slow(keys, limit):
+        found = await real(keys, limit)
+        if any(key.endswith("/current/link") for key in keys) and not pushed:
             pushed.append(await two.push_image("v"))
             await two.mirror.settle()
         return found
 
-    monkeypatch.setattr(one.driver, "read", slow)
-    await follow.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
+    monkeypatch.setattr(one.driver, "read_each", slow)
+    await one.compare()
     assert (await one("GET", "/v2/team/app/manifests/v")).content == pushed[0]
     assert link(TAG) == kit.digest_of(pushed[0])
 
@@ -137,7 +136,7 @@ async def test_following_another_program_is_said(worker, kit, tree, logged):
     other = kit.digest_of(await one.push_image("w"))
     await one.mirror.settle()
     (tree / "repositories/team/app/_manifests/tags/v/current/link").write_text(other)
-    await follow.LinkWalk(one.database, one.driver, one.mirror).repository("team/app")
+    await one.compare()
     said = [entry for entry in logged if "moved by another program" in entry["event"]]
     assert [(entry["repository"], entry["tag"], entry["digest"]) for entry in said] == [("team/app", "v", other)]
     assert (await one("HEAD", "/v2/team/app/manifests/v")).headers["docker-content-digest"] == other

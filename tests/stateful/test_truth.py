@@ -13,6 +13,7 @@ import pytest
 
 from hatoba.blobs import filesystem
 from hatoba.db import sqlite
+from hatoba.db import tree as tree_rows
 from hatoba.operations import follow
 from hatoba.operations import mirror as mirror_module
 
@@ -146,18 +147,23 @@ async def test_fresh_marks_are_left_to_their_request(worker, monkeypatch, link, 
     assert rows("SELECT count(*) FROM mirror") == [(3,)]
 
 
-async def test_one_worker_walks(worker, root, tree):
+async def test_one_worker_walks(worker, kit, root, tree, rows):
     one = await worker()
     await one.push_image("v")
     await one.mirror.settle()
-    (tree / "repositories/team/app/_manifests/tags/v/current/link").unlink()
-    locks = root / "hatoba/locks"
-    with (locks / "walk").open("ab") as file:
+    link = tree / "repositories/team/app/_manifests/tags/v/current/link"
+    kit.lose(link)
+    await one.database.write(tree_rows.doubt)
+    following = follow.Following(one.database, one.driver, one.mirror, root / "hatoba/locks")
+    with (root / "hatoba/locks/walk").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        await follow.follow_links(one.database, one.driver, one.mirror, locks)
-        assert not (tree / "repositories/team/app/_manifests/tags/v/current/link").exists()
-    await follow.follow_links(one.database, one.driver, one.mirror, locks)
-    assert (tree / "repositories/team/app/_manifests/tags/v/current/link").exists()
+        running = asyncio.ensure_future(following.run())
+        await asyncio.sleep(0.5)
+        assert not link.exists()
+    await running
+    assert link.exists()
+    assert following.known
+    assert rows("SELECT state FROM tree") == [("known",)]
 
 
 async def test_manifest_file_holds_the_pushed_bytes(worker, kit, blob_file, root):

@@ -1,11 +1,14 @@
 """The folder's lock: one server at a time, in a root that is durable before anything is acknowledged. The address."""
 
+import contextlib
+import errno
 import os
 import socket
 
 import pytest
 
-from hatoba import server
+from hatoba import server, wiring
+from hatoba.config.load import load
 from hatoba.errors import StartError
 
 
@@ -40,3 +43,22 @@ def test_of_a_name_with_both_the_ipv4_address_is_taken(monkeypatch):
     found = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in both]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     assert server._probe("localhost", 0)[0] == "127.0.0.1"
+
+
+async def test_worker_whose_disk_fails_as_it_starts_says_so_in_one_line(monkeypatch):
+    @contextlib.asynccontextmanager
+    async def running(_settings):
+        raise OSError(errno.EIO, "Input/output error", "/data/hatoba/tmp")
+        yield
+
+    async def receive():
+        return {"type": "lifespan.startup"}
+
+    async def send(message):
+        sent.append(message)
+
+    sent = []
+    monkeypatch.setattr(wiring, "running", running)
+    settings = load(None, {}, {"storage.filesystem.rootdirectory": "/data", "http.addr": "127.0.0.1:0"}).settings
+    await server._Worker(settings, ("127.0.0.1", 1), None)._live(receive, send)
+    assert sent == [{"type": "lifespan.startup.failed", "message": "/data/hatoba/tmp: Input/output error"}]

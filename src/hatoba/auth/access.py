@@ -16,9 +16,12 @@ from typing import Literal, Protocol
 
 from hatoba.auth.guesses import Guesses
 from hatoba.auth.htpasswd import Htpasswd, readable
-from hatoba.errors import Unauthorized, Unavailable
+from hatoba.errors import TooManyRequests, Unauthorized, Unavailable
+from hatoba.metrics.catalogue import CREDENTIAL_CHECKS, OUTCOMES
+from hatoba.metrics.cells import Recorder
 
 Action = Literal["pull", "push", "delete", "catalog", "ping"]
+_OUTCOMES = {True: "right", False: "wrong", None: "busy"}
 
 
 class Miss(Enum):
@@ -83,7 +86,17 @@ class BasicAccess:
     is not even checked.
     """
 
-    def __init__(self, htpasswd: Htpasswd, realm: str, guesses: Guesses, *, keep_most: int = 4096) -> None:
+    def __init__(
+        self,
+        htpasswd: Htpasswd,
+        realm: str,
+        guesses: Guesses,
+        *,
+        keep_most: int = 4096,
+        recorder: Recorder | None = None,
+    ) -> None:
+        recorder = recorder or Recorder.unshared()
+        self._checks = {outcome: recorder.counter(CREDENTIAL_CHECKS, outcome) for outcome in OUTCOMES}
         self._htpasswd = htpasswd
         self._guesses = guesses
         self._challenge = (("WWW-Authenticate", f'Basic realm="{_quoted(realm)}"'),)
@@ -128,7 +141,11 @@ class BasicAccess:
         key = self._htpasswd.key_of(user, password)
         if self._htpasswd.is_verified(key) and self._guesses.lets_in(user, address, key):
             return True
-        guess = self._guesses.begin(user, address, key)
+        try:
+            guess = self._guesses.begin(user, address, key)
+        except TooManyRequests:
+            self._checks["refused"].add()
+            raise
         right: bool | None = False  # so it counts when the client goes away: it may ask for the outcome by the cache
         try:
             right = await self._htpasswd.verify(user, password)
@@ -137,6 +154,7 @@ class BasicAccess:
             raise
         finally:
             self._guesses.end(guess, right=right)
+            self._checks[_OUTCOMES[right]].add()
         return right
 
     def _keep(self, header: tuple[bytes, str], user: str, key: bytes) -> None:

@@ -29,6 +29,7 @@ import bcrypt
 
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, Unavailable
+from hatoba.folders import make_durably
 
 _BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
 _COST = 10  # what Docker's registry takes; 60 ms or so
@@ -104,13 +105,21 @@ class HtpasswdFile:
             content = file.read()
         return _read_entries(self._path, content)
 
+    def check(self, user: str, password: str) -> bool | None:
+        """Whether this is the user's password, by its first 72 bytes; None when no such user can log in."""
+        stored = self.load().get(user)
+        try:
+            return None if stored is None else bcrypt.checkpw(_checked_bytes(password), stored)
+        except ValueError:  # a hash that only looks like one of bcrypt's
+            return False
+
     def add(self, user: str, password: str) -> bool:
         """Add `user`, or change their password; whether they are new.
 
         Raises ConfigError too when the name or the password cannot be used. Atomic and durable, but not atomic where
         the file cannot be replaced (see `_replace`). Comments and other lines stay as they are.
         """
-        line = _line(user, password, self._cost)  # slow, so before the lock
+        line = line_of(user, password, self._cost)  # slow, so before the lock
         return not self._edit(user, line)
 
     def remove(self, user: str) -> bool:
@@ -342,7 +351,7 @@ def _edited(content: bytes, user: str, line: bytes | None) -> tuple[bytes, bool]
     return b"\n".join(lines), found
 
 
-def _line(user: str, password: str, cost: int) -> bytes:
+def line_of(user: str, password: str, cost: int = _COST) -> bytes:
     """The line that lets `user` in with `password`; raises ConfigError when either cannot be used."""
     if not user or len(user.encode("utf-8", "surrogatepass")) > _NAME_BYTES:
         raise ConfigError(f"a user's name has 1 to {_NAME_BYTES} bytes")
@@ -418,7 +427,7 @@ def _open(path: Path, flags: int) -> int:
 def _make_empty(path: Path) -> None:
     """A new empty file and the folders to it; raises FileExistsError when anything is at `path`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_durably(path.parent)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Protocol
 
 from hatoba.errors import InsufficientStorage
@@ -36,6 +37,23 @@ class Entry:
     kind: Literal["file", "symlink", "folder", "other"]
     size: int
     identity: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What lies directly in a folder."""
+
+    name: str
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file of a listing: its size in bytes (-1: no regular file) and when it was last written."""
+
+    key: str
+    size: int
+    written_at: datetime
 
 
 class BlobReader(Protocol):
@@ -126,6 +144,18 @@ class BlobDriver(Protocol):
 
     def walk(self, prefix: str) -> AsyncIterator[str]:
         """All keys under `prefix` in no order; never looks into hatoba's own folder."""
+
+    async def children(self, folder: str) -> list[Child]:
+        """What lies directly in `folder`, in no order; nothing where there is none."""
+
+    async def listing(self, prefix: str) -> list[Listed]:
+        """All files under `prefix`, in no order: `walk` with sizes and times, in one piece. Looks where it is told."""
+
+    async def read_each(self, keys: Sequence[str], limit: int) -> list[bytes | None]:
+        """The content of many small files, in the order of `keys`; None for what is not there. Cut at `limit` bytes."""
+
+    async def changed_at(self, key: str) -> datetime | None:
+        """When anything was last added to or taken from the nearest folder at or above `key`; None if nobody knows."""
 
     async def stale(self, seconds: float) -> int:
         """Remove temporary files older than `seconds`, left by a crash; how many went."""

@@ -16,11 +16,12 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
-from hatoba.blobs import copying
-from hatoba.blobs.driver import BlobReader, BlobWriter, Entry, KeyBusy, KeyMissing, OutOfSpace, ancestors
+from hatoba.blobs import copying, folders
+from hatoba.blobs.driver import BlobReader, BlobWriter, Child, Entry, KeyBusy, KeyMissing, Listed, OutOfSpace, ancestors
 from hatoba.cancellation import outlast
 from hatoba.errors import Unavailable
 
@@ -148,11 +149,11 @@ class Filesystem:
 
     async def make_folder(self, key: str) -> None:
         """See `BlobDriver.make_folder`."""
-        await self._run(lambda: os.makedirs(self._path(key), exist_ok=True))
+        await self._run(_make_folders, self._path(key))
 
     async def remove_tree(self, key: str) -> None:
         """See `BlobDriver.remove_tree`."""
-        await self._run(_remove_tree, self._path(key))
+        await self._run(folders.remove_tree, self._path(key))
 
     async def sync_links(self, keys: Sequence[str]) -> None:
         """See `BlobDriver.sync_links`."""
@@ -164,16 +165,32 @@ class Filesystem:
         pending = [] if prefix.partition("/")[0] == OWN_FOLDER else [prefix]
         while pending:
             folder = pending.pop()
-            for name, is_folder in await self._run(_entries, self._path(folder)):
+            for name, is_folder in await self._run(folders.entries, self._path(folder)):
                 key = f"{folder}/{name}" if folder else name
                 if not is_folder:
                     yield key
                 elif key != OWN_FOLDER:
                     pending.append(key)
 
+    async def children(self, folder: str) -> list[Child]:
+        """See `BlobDriver.children`."""
+        return await self._run(folders.children, self._path(folder))
+
+    async def listing(self, prefix: str) -> list[Listed]:
+        """See `BlobDriver.listing`."""
+        return await self._run(folders.listed, self._path(prefix), prefix)
+
+    async def read_each(self, keys: Sequence[str], limit: int) -> list[bytes | None]:
+        """See `BlobDriver.read_each`."""
+        return await self._run(_read_each, [self._path(key) for key in keys], limit)
+
+    async def changed_at(self, key: str) -> datetime | None:
+        """See `BlobDriver.changed_at`."""
+        return await self._run(folders.changed_at, self._path(key), str(self._root))
+
     async def stale(self, seconds: float) -> int:
         """See `BlobDriver.stale`."""
-        return await self._run(_remove_older, str(self._temporary), time.time() - seconds)
+        return await self._run(folders.remove_older, str(self._temporary), time.time() - seconds)
 
     def close(self) -> None:
         """See `BlobDriver.close`."""
@@ -190,13 +207,10 @@ class Filesystem:
     def _make_folders_durably(self, key: str) -> None:
         # A folder is durable when its parent is fsynced. The blob's own is always fsynced into its parent, even if it
         # was there: the push that made it may not have come to its fsync. Those above are never removed: once will do.
-        folders = list(ancestors(key))
+        above = list(ancestors(key))
         with _translated():
-            try:
-                os.makedirs(self._path(folders[0]), exist_ok=True)
-            except FileExistsError as error:
-                raise Unavailable(f"a file stands where a folder should be: {folders[0]}") from error
-            for position, folder in enumerate(folders):
+            _make_folders(self._path(above[0]))
+            for position, folder in enumerate(above):
                 if position and folder in self._durable:
                     continue
                 _fsync_folder(os.path.dirname(self._path(folder)))
@@ -212,7 +226,7 @@ class Filesystem:
                     file.write(content)
                 for _ in range(3):  # Docker's registry beside us may remove an empty folder in between
                     with contextlib.suppress(FileNotFoundError):
-                        os.makedirs(os.path.dirname(path), exist_ok=True)
+                        _make_folders(os.path.dirname(path))
                         os.rename(temporary, path)
                         return
                 raise Unavailable("a folder of the repository's tree goes away as soon as it is made")
@@ -225,13 +239,13 @@ class Filesystem:
         if self._at_once:
             copying.sync(self._root)
             return
-        folders: set[str] = set()
+        above: set[str] = set()
         with _translated():
             for key in keys:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     _fsync_path(self._path(key))
-                folders.update(ancestors(key))
-            for folder in sorted(folders, key=len, reverse=True):
+                above.update(ancestors(key))
+            for folder in sorted(above, key=len, reverse=True):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     _fsync_folder(self._path(folder))
 
@@ -430,6 +444,13 @@ def _translated() -> Iterator[None]:
         raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
 
 
+def _make_folders(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError as error:  # also where the disk cannot say what is there
+        raise Unavailable("a file stands where a folder should be") from error
+
+
 def _open_for_reading(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -463,9 +484,19 @@ def _read_file(path: str, limit: int) -> bytes:
         os.close(descriptor)
 
 
+def _read_each(paths: list[str], limit: int) -> list[bytes | None]:
+    found: list[bytes | None] = []
+    for path in paths:
+        try:
+            found.append(_read_file(path, limit))
+        except KeyMissing:
+            found.append(None)
+    return found
+
+
 def _create(path: str) -> None:
     with _translated():
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _make_folders(os.path.dirname(path))
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE))
 
 
@@ -508,33 +539,3 @@ def _remove(path: str) -> None:
     if os.path.basename(os.path.dirname(folder)) == "_uploads":
         with contextlib.suppress(OSError):  # not empty: startedat or hash states are still there
             os.rmdir(folder)
-
-
-def _remove_tree(path: str) -> None:
-    for name, is_folder in _entries(path):
-        if is_folder:
-            _remove_tree(f"{path}/{name}")
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{path}/{name}")
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        os.rmdir(path)
-
-
-def _entries(path: str) -> list[tuple[str, bool]]:
-    try:
-        with os.scandir(path) as found:
-            return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _remove_older(folder: str, cutoff: float) -> int:
-    removed = 0
-    for name, is_folder in _entries(folder):
-        path = f"{folder}/{name}"
-        with contextlib.suppress(FileNotFoundError):
-            if not is_folder and os.stat(path).st_mtime < cutoff:
-                os.unlink(path)
-                removed += 1
-    return removed

@@ -9,8 +9,9 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 
-from hatoba.blobs.driver import BlobReader, BlobWriter, Entry, KeyBusy, KeyMissing
+from hatoba.blobs.driver import BlobReader, BlobWriter, Child, Entry, KeyBusy, KeyMissing, Listed
 
 _STAGED = "hatoba/tmp/"
 _ASIDE = "hatoba/aside/"
@@ -23,6 +24,8 @@ class Memory:
         self._content: dict[str, bytearray] = {}
         self._staged_at: dict[str, float] = {}
         self._busy: set[str] = set()
+        self._opened_at = datetime.now(UTC)
+        self._written_at: dict[str, datetime] = {}
 
     async def stat(self, key: str) -> int | None:
         """See `BlobDriver.stat`."""
@@ -74,6 +77,7 @@ class Memory:
         """See `BlobDriver.publish`."""
         self._at(source)
         self._content[key] = self._content.pop(source)
+        self._written_at[key] = datetime.now(UTC)
         self._staged_at.pop(source, None)
 
     async def set_aside(self, key: str, name: str) -> str:
@@ -86,10 +90,12 @@ class Memory:
         """See `BlobDriver.remove`."""
         self._content.pop(key, None)
         self._staged_at.pop(key, None)
+        self._written_at.pop(key, None)
 
     async def write_link(self, key: str, content: bytes) -> None:
         """See `BlobDriver.write_link`."""
         self._content[key] = bytearray(content)
+        self._written_at[key] = datetime.now(UTC)
 
     async def make_folder(self, key: str) -> None:
         """See `BlobDriver.make_folder`."""
@@ -97,7 +103,7 @@ class Memory:
     async def remove_tree(self, key: str) -> None:
         """See `BlobDriver.remove_tree`."""
         for found in [name for name in list(self._content) if name.startswith(f"{key}/")]:
-            self._content.pop(found, None)
+            await self.remove(found)
 
     async def sync_links(self, keys: Sequence[str]) -> None:
         """See `BlobDriver.sync_links`."""
@@ -108,6 +114,29 @@ class Memory:
         for key in list(self._content):
             if key.startswith(inside) and not key.startswith("hatoba/"):
                 yield key
+
+    async def children(self, folder: str) -> list[Child]:
+        """See `BlobDriver.children`. Folders without a file are none here."""
+        inside = f"{folder}/" if folder else ""
+        names = {key.removeprefix(inside).partition("/")[:2] for key in list(self._content) if key.startswith(inside)}
+        return [Child(name, bool(more)) for name, more in names]
+
+    async def listing(self, prefix: str) -> list[Listed]:
+        """See `BlobDriver.listing`."""
+        return [
+            Listed(key, len(content), self._written_at.get(key, self._opened_at))
+            for key, content in list(self._content.items())
+            if key.startswith(f"{prefix}/")
+        ]
+
+    async def read_each(self, keys: Sequence[str], limit: int) -> list[bytes | None]:
+        """See `BlobDriver.read_each`."""
+        return [bytes(self._content[key][:limit]) if key in self._content else None for key in keys]
+
+    async def changed_at(self, key: str) -> datetime | None:
+        """See `BlobDriver.changed_at`: there are no folders."""
+        del key
+        return None
 
     async def stale(self, seconds: float) -> int:
         """See `BlobDriver.stale`."""

@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from hatoba.cli import backup, check_config, garbage_collect, ls, rm, serve, show, tag, users, verify, version
+from hatoba.cli import (
+    backup,
+    check_config,
+    doctor,
+    garbage_collect,
+    import_,
+    ls,
+    rm,
+    serve,
+    show,
+    tag,
+    users,
+    verify,
+    version,
+)
 
 
 def main() -> None:
@@ -44,8 +58,10 @@ def hatoba_app() -> typer.Typer:
     app.command("show")(show.show)
     app.command("tag")(tag.tag)
     app.command("rm")(rm.rm)
+    app.command("doctor")(doctor.doctor)
     app.command("verify")(verify.verify)
     app.command("backup")(backup.backup)
+    app.command("import")(import_.import_)
     app.command("version")(version.version)
     app.add_typer(users.app, name="users")
     return app

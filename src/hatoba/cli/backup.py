@@ -16,7 +16,7 @@ from hatoba import telemetry, wiring
 from hatoba.cli import tables
 from hatoba.cli.bar import Bar, shown
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
-from hatoba.cli.opening import become
+from hatoba.cli.identity import become
 from hatoba.cli.verify import as_line
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable

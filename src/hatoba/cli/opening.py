@@ -1,12 +1,11 @@
 """Opens the registry for a command, beside a running server or without one, and reads what its arguments name.
 
-Owns as whom a command works: files that root made in the folder of another user would stop the server.
+Owns that one which writes does so as the registry's owner, and nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -15,6 +14,7 @@ import typer
 
 from hatoba import telemetry, wiring
 from hatoba.cli.configured import configuration_file, configure
+from hatoba.cli.identity import become_owner
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError, ManifestUnknown, NameUnknown, RegistryError
@@ -63,13 +63,15 @@ def with_registry(
         wiring.metadata_owner(settings)
     telemetry.configure("warn", "text")  # messages to stderr; unconfigured they would mix with results
     try:
-        return asyncio.run(_worked(settings, work, writing=writing))
+        return asyncio.run(_worked(settings, work, parse(named)[0] if writing else None))
     except (NameUnknown, ManifestUnknown) as error:
         raise HatobaError(f"{printable(named)}: {error.message}") from None
 
 
-async def _worked(settings: Settings, work: Callable[[wiring.Rules], Awaitable[T]], *, writing: bool) -> T:
-    async with wiring.opened(settings, writing=writing) as rules:
+async def _worked(
+    settings: Settings, work: Callable[[wiring.Rules], Awaitable[T]], changing: RepositoryName | None
+) -> T:
+    async with wiring.opened(settings, changing=changing) as rules:
         return await work(rules)
 
 
@@ -77,30 +79,3 @@ def refuse_readonly(settings: Settings) -> None:
     """Raise HatobaError where the configuration lets nothing change."""
     if settings.storage.maintenance.readonly.enabled:
         raise HatobaError("storage.maintenance.readonly.enabled is set: nothing in the registry may change")
-
-
-def become_owner(settings: Settings) -> None:
-    """Go on as the user that the registry belongs to; raises HatobaError for anybody else, and ConfigError."""
-    owner = wiring.metadata_owner(settings)
-    become(*owner)
-    if os.geteuid() != owner[0]:
-        # Even where it may write: files that it made would stop the server.
-        raise HatobaError(
-            f"{printable(wiring.metadata_path(settings) or '')} cannot be written by uid {os.geteuid()}: "
-            f"it belongs to uid {owner[0]}, run the command as that user"
-        )
-
-
-def become(uid: int, gid: int) -> None:
-    """Root goes on as the registry's owner, for good: `docker exec` runs as root though the server may not."""
-    if os.geteuid() != 0 or uid == 0:
-        return
-    try:
-        os.setgroups([])
-        os.setgid(gid)
-        os.setuid(uid)
-    except OSError as error:
-        raise HatobaError(
-            f"the registry belongs to uid {uid}, which root may not become here ({error.strerror}): "
-            f"run the command as that user"
-        ) from None

@@ -1,4 +1,4 @@
-"""`docs/reference/`: the pages made from the commands, settings and routes themselves; a test compares them.
+"""`docs/reference/`: the pages made from the commands, settings, routes and metrics themselves; a test compares them.
 
 Owns the form of those pages. Imported by no command: `make reference` and the test ask for it.
 """
@@ -23,6 +23,7 @@ from hatoba.cli.check_config import shown
 from hatoba.config.environment import PREFIX
 from hatoba.config.section import Section, section_of
 from hatoba.config.settings import Settings
+from hatoba.metrics.catalogue import COUNTED, SURVEYED
 from hatoba.web.v2.routes import ROUTES
 
 _COMMANDS = """\
@@ -152,7 +153,8 @@ Made by `make reference` from the routes themselves. *Action* is what a user mus
 file every user may do everything. `{name}` may hold slashes.
 
 Besides: `GET /healthz/live` and `GET /healthz/ready` (`/healthz` is the same), for probes, without sign-in: 200, or 503
-with the reasons. `GET /` answers 200.
+with the reasons. `GET /` answers 200. `OPTIONS` is answered 204 without sign-in on every path of `/v2/`, with the
+configured `http.headers` as every answer: browsers ask so before they send a request from a page of another origin.
 
 | method | path | action | |
 |---|---|---|---|
@@ -171,10 +173,39 @@ def routes_page() -> str:
     return _ROUTES + "".join(lines)
 
 
+_METRICS = """\
+# Metrics
+
+Made by `make reference` from the metrics themselves. They are shown at `http.debug.addr` when
+`http.debug.prometheus.enabled` is true, summed over all workers; what ended workers counted stays counted. Names that
+begin with `registry_` and their labels are those of Docker's registry. A series with labels appears once it is counted.
+
+Docker's registry has more that hatoba has not: `registry_storage_cache_*` (its cache of descriptors),
+`registry_notifications_*`, `registry_proxy_*`, `go_*`. How to use them: [metrics](../how-to/metrics.md).
+
+| metric | kind | labels | |
+|---|---|---|---|
+"""
+
+
+def metrics_page() -> str:
+    """The page of the metrics."""
+    lines = []
+    for metric in (*COUNTED, *SURVEYED):
+        labels = "; ".join(f"{name}: {', '.join(values)}" for name, values in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.words} |\n")
+    return _METRICS + "".join(lines)
+
+
 def main() -> None:
     """Write every page into the folder that is named."""
     folder = Path(sys.argv[1])
-    for name, page in (("commands", commands_page), ("settings", settings_page), ("routes", routes_page)):
+    for name, page in (
+        ("commands", commands_page),
+        ("settings", settings_page),
+        ("routes", routes_page),
+        ("metrics", metrics_page),
+    ):
         (folder / f"{name}.md").write_text(page(), "utf-8")
 
 

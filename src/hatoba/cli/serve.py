@@ -14,6 +14,7 @@ import structlog
 from hatoba import server, telemetry
 from hatoba.auth import htpasswd
 from hatoba.cli.configured import Addr, Config, File, Root, Workers, configuration_file, configure, reported
+from hatoba.cli.identity import serve_as_owner
 from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
 from hatoba.errors import ConfigError
@@ -45,6 +46,7 @@ def _run(path: Path | None, root: Path | None, options: Mapping[str, object]) ->
     telemetry.configure(settings.log.level, settings.log.formatter, settings.log.fields)
     for warning in configured.loaded.warnings:
         structlog.stdlib.get_logger("hatoba").warning(warning)
+    serve_as_owner(settings)
     # The file is made once nothing stands in the way of showing its password, which is shown only then.
     server.serve(settings, lambda: _announce(settings, _make_passwords(settings), first_run=configured.first_run))
 
@@ -64,6 +66,9 @@ def _announce(settings: Settings, made: str | None, *, first_run: bool) -> None:
     addr = settings.http.addr
     if not settings.auth.configured and not is_loopback(addr):
         log.warning("NO AUTHENTICATION: everybody who reaches this address may push and delete", addr=addr)
+    if debug := settings.http.debug.addr:
+        shown = settings.http.debug.prometheus.path if settings.http.debug.prometheus.enabled else "none"
+        log.info("debug port, without sign-in", addr=debug, metrics=shown)
     if settings.auth.htpasswd is not None and made is not None and not first_run:
         path = str(settings.auth.htpasswd.path)
         # At a level that no setting hides: it is never shown again.

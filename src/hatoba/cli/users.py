@@ -15,11 +15,10 @@ import typer
 
 from hatoba.auth.htpasswd import HtpasswdFile
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
+from hatoba.cli.passwords import read_password
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError
 
-# A password of bcrypt has 72 bytes at most; a longer line is read far enough to say so.
-_LINE_BYTES = 4096
 # 128 bits, in letters and digits that survive being copied by a double click.
 _MADE_BYTES = 16
 
@@ -60,7 +59,7 @@ def add(
     with reported():
         path = _chosen(file, config, root)
         made = None if password_stdin or sys.stdin.isatty() else secrets.token_hex(_MADE_BYTES)
-        password = made or (_read_password() if password_stdin else _ask_password())
+        password = made or (read_password() if password_stdin else _ask_password())
         if HtpasswdFile(path).add(name, password):
             typer.echo(f"added {printable(name)} to {printable(path)}", err=True)
         else:
@@ -109,14 +108,6 @@ def _chosen(file: Path | None, config: Path | None, root: Path | None) -> Path:
     if found is None:
         raise ConfigError("auth.htpasswd is not configured, so the registry has no users: --file names a file anyway")
     return found.path
-
-
-def _read_password() -> str:
-    line = sys.stdin.buffer.readline(_LINE_BYTES)
-    try:
-        return line.removesuffix(b"\n").removesuffix(b"\r").decode()
-    except UnicodeDecodeError:
-        raise ConfigError("the password is not UTF-8") from None
 
 
 def _ask_password() -> str:

@@ -16,7 +16,8 @@ from hatoba import telemetry, wiring
 from hatoba.cli import tables
 from hatoba.cli.bar import Bar, shown
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
-from hatoba.cli.opening import become_owner, refuse_readonly
+from hatoba.cli.identity import become_owner
+from hatoba.cli.opening import refuse_readonly
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError

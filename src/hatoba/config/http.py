@@ -5,18 +5,104 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from hatoba.config.section import Section, unsupported
-from hatoba.config.values import Duration, Headers, ListenAddress, Network, PathPrefix, WebAddress, parse_address
+from hatoba.config.values import (
+    DebugAddress,
+    Duration,
+    FilePath,
+    Headers,
+    ListenAddress,
+    MetricsPath,
+    Network,
+    PathPrefix,
+    WebAddress,
+    parse_address,
+)
 from hatoba.errors import ConfigError
+
+# The modes of Docker's registry that take a certificate which no authority has signed.
+_UNVERIFIED = ("request-client-cert", "require-any-client-cert")
+
+
+class TLSSettings(Section):
+    """`http.tls`."""
+
+    unmodelled = frozenset({"ciphersuites", "letsencrypt"})
+
+    certificate: FilePath | None = Field(
+        default=None, description="The certificate and those it is signed with, PEM; unset: no TLS."
+    )
+    key: FilePath | None = Field(default=None, description="The certificate's private key, PEM without a password.")
+    minimumtls: Literal["tls1.2", "tls1.3"] = Field(
+        default="tls1.2", description="The oldest version of TLS that is spoken."
+    )
+    clientcas: list[FilePath] = Field(
+        default_factory=list, description="Files of authorities, PEM: a client needs a certificate of one of them."
+    )
+    clientauth: Literal["require-and-verify-client-cert", "verify-client-cert-if-given"] = Field(
+        default="require-and-verify-client-cert", description="Whether a client may come without a certificate."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_empty(cls, value: object) -> object:
+        """Empty text is a key not written, as in Docker's registry."""
+        if not isinstance(value, Mapping):
+            return value
+        encrypt = value.get("letsencrypt")
+        if any(encrypt.values()) if isinstance(encrypt, Mapping) else encrypt:
+            raise unsupported("http.tls.letsencrypt")
+        return {key: entry for key, entry in value.items() if entry != ""}
+
+    @field_validator("minimumtls", mode="before")
+    @classmethod
+    def _only_what_is_safe(cls, value: object) -> object:
+        if value in ("tls1.0", "tls1.1"):
+            raise ValueError("must be tls1.2 or tls1.3: the older versions are broken and not spoken")
+        return value
+
+    @field_validator("clientauth", mode="before")
+    @classmethod
+    def _only_verified(cls, value: object) -> object:
+        if value in _UNVERIFIED:
+            raise ValueError(
+                "must be require-and-verify-client-cert or verify-client-cert-if-given: a certificate that nobody "
+                "verifies proves nothing, and is not asked for"
+            )
+        return value
+
+
+class HTTP2Settings(Section):
+    """`http.http2`."""
+
+    disabled: bool = Field(default=False, description="Speak HTTP/1.1 alone over TLS; without TLS it always is.")
+
+
+class PrometheusSettings(Section):
+    """`http.debug.prometheus`."""
+
+    enabled: bool = Field(default=False, description="Count what is done, and show it at the debug port.")
+    path: MetricsPath = Field(default="/metrics", description="Where.")
+
+
+class DebugSettings(Section):
+    """`http.debug`."""
+
+    addr: DebugAddress = Field(
+        default="",
+        description="host:port of /debug/health and of metrics, without sign-in and without TLS; empty: there is none.",
+    )
+    prometheus: PrometheusSettings = Field(default_factory=PrometheusSettings, description="Metrics for Prometheus.")
 
 
 class HTTPSettings(Section):
     """`http`."""
 
-    unmodelled = frozenset({"debug", "h2c", "http2", "tls"})
+    unmodelled = frozenset({"h2c"})
 
     addr: ListenAddress = Field(
         default=":5000", description="host:port to listen on, or the path of a socket when net is unix."
@@ -40,20 +126,9 @@ class HTTPSettings(Section):
     draintimeout: Duration = Field(
         default=timedelta(seconds=8), description="How long requests may go on after the signal to stop."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_tls(cls, value: object) -> object:
-        tls = value.get("tls") if isinstance(value, Mapping) else None
-        if isinstance(tls, Mapping):
-            if tls.get("certificate"):
-                raise unsupported("http.tls.certificate")
-            encrypt = tls.get("letsencrypt")
-            if any(encrypt.values()) if isinstance(encrypt, Mapping) else encrypt:
-                raise unsupported("http.tls.letsencrypt")
-        elif tls is not None:
-            raise ConfigError("http.tls must be a mapping")
-        return value
+    debug: DebugSettings = Field(default_factory=DebugSettings, description="The debug port, for health and metrics.")
+    tls: TLSSettings = Field(default_factory=TLSSettings, description="Encryption by hatoba itself.")
+    http2: HTTP2Settings = Field(default_factory=HTTP2Settings, description="HTTP/2, which TLS clients may choose.")
 
     @model_validator(mode="after")
     def _addr_fits_net(self) -> HTTPSettings:

@@ -267,10 +267,31 @@ class HatobaSettings(Section):
     workers: int = Field(default=1, ge=1, description="The number of processes that serve.")
     database: DatabaseSettings = Field(default_factory=DatabaseSettings, description="Where metadata lives.")
     limits: LimitSettings = Field(default_factory=LimitSettings, description="What a client may use up.")
+    addressfile: FilePath | None = Field(
+        default=None, description="While it serves, a file tells where it listens, for `python -m hatoba.health`."
+    )
     trustedproxies: list[AddressRange] = Field(
         default_factory=private_networks,
-        description="Addresses and ranges whose X-Forwarded-* and X-Request-Id headers count; unset: loopback and "
-        "private ranges.",
+        description="Addresses and ranges whose Forwarded, X-Forwarded-* and X-Request-Id headers count; unset: "
+        "loopback and private ranges.",
+    )
+
+
+class StorageDriverHealthSettings(Section):
+    """`health.storagedriver`."""
+
+    enabled: bool = Field(default=True, description="Look again and again whether the storage can be used.")
+    interval: PositiveDuration = Field(default=timedelta(seconds=10), description="The time between two looks.")
+    threshold: int = Field(default=3, ge=0, description="How many bad looks in a row make the registry not ready.")
+
+
+class HealthSettings(Section):
+    """`health`."""
+
+    unmodelled = frozenset({"file", "filecheckers", "http", "httpcheckers", "tcp", "tcpcheckers"})
+
+    storagedriver: StorageDriverHealthSettings = Field(
+        default_factory=StorageDriverHealthSettings, description="The storage's health, for /healthz and /debug/health."
     )
 
 
@@ -280,7 +301,6 @@ class Settings(Section):
     unmodelled = frozenset(
         {
             "compatibility",
-            "health",
             "loglevel",
             "middleware",
             "notifications",
@@ -296,6 +316,7 @@ class Settings(Section):
     storage: StorageSettings = Field(default_factory=StorageSettings, description="Where blobs are kept.")
     auth: AuthSettings = Field(default_factory=AuthSettings, description="Who may use the registry.")
     http: HTTPSettings = Field(default_factory=HTTPSettings, description="The HTTP server.")
+    health: HealthSettings = Field(default_factory=HealthSettings, description="Health checks.")
     catalog: CatalogSettings = Field(default_factory=CatalogSettings, description="Listing repositories.")
     tags: TagsSettings = Field(default_factory=TagsSettings, description="Listing tags.")
     validation: ValidationSettings = Field(default_factory=ValidationSettings, description="Checks of what is pushed.")

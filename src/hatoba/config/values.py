@@ -41,6 +41,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # Loopback, RFC 1918 and RFC 4193: where a reverse proxy and Docker's own networks are.
 _PRIVATE = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+_METRICS_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
 
 
@@ -124,6 +125,20 @@ def _address(text: str) -> str:
     if "/" in text:
         return str(_path(text))
     parse_address(text)
+    return text
+
+
+def _debug_address(text: str) -> str:
+    if text:
+        parse_address(text)
+    return text
+
+
+def _metrics_path(text: str) -> str:
+    if not text:
+        return "/metrics"
+    if not _METRICS_PATH.fullmatch(text):
+        raise ValueError("must be a path such as /metrics")
     return text
 
 
@@ -217,6 +232,8 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Headers = Annotated[dict[HeaderName, list[HeaderValue]], BeforeValidator(without_nulls)]
 ListenAddress = Annotated[str, AfterValidator(_address)]
+DebugAddress = Annotated[str, AfterValidator(_debug_address)]
+MetricsPath = Annotated[str, AfterValidator(_metrics_path)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 PathPrefix = Annotated[str, AfterValidator(_prefix)]
 AddressRange = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]

@@ -110,6 +110,19 @@ async def listed(reader: Reader, after: str, limit: int) -> list[BlobRow]:
     return [BlobRow(row[0], row[1], row[2], bool(row[3])) for row in rows]
 
 
+async def between(reader: Reader, first: str, after: str, limit: int) -> list[BlobRow]:
+    """Blobs whose digests begin with `first`, in byte order, after `after`."""
+    rows = await reader.all(
+        "SELECT digest, key, size, state = 'ready' FROM blobs "
+        "WHERE digest > :after AND digest >= :first AND digest < :beyond ORDER BY digest LIMIT :limit",
+        first=first,
+        beyond=f"{first}g",  # behind every hex digit
+        after=after,
+        limit=limit,
+    )
+    return [BlobRow(row[0], row[1], row[2], bool(row[3])) for row in rows]
+
+
 async def bytes_after(reader: Reader, after: str) -> int:
     """The sizes of all blobs whose digests come after `after`, added up. Looks at each row."""
     row = await reader.one("SELECT coalesce(sum(size), 0) FROM blobs WHERE digest > :after", after=after)
@@ -129,6 +142,26 @@ async def naming(reader: Reader, digest: Digest, limit: int) -> list[tuple[str, 
         limit=limit,
     )
     return [(row[0], row[1], row[2]) for row in rows]
+
+
+async def readers(reader: Reader, digest: Digest) -> list[tuple[int, str]]:
+    """(id, name) of the repositories that may read the blob."""
+    rows = await reader.all(
+        "SELECT r.id, r.name FROM repository_blobs AS l JOIN repositories AS r ON r.id = l.repository_id "
+        "WHERE l.digest = :digest",
+        digest=digest,
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def forget(transaction: Transaction, digest: Digest) -> None:
+    """Give the blob up, once no repository may read it and it is no manifest's."""
+    await transaction.run(
+        "DELETE FROM blobs WHERE digest = :digest "
+        "AND NOT EXISTS (SELECT 1 FROM repository_blobs AS l WHERE l.digest = :digest) "
+        "AND NOT EXISTS (SELECT 1 FROM manifest_bodies AS b WHERE b.digest = :digest)",
+        digest=digest,
+    )
 
 
 async def link(transaction: Transaction, repository_id: int, digest: Digest, at: datetime) -> bool:

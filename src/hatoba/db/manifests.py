@@ -181,6 +181,25 @@ async def add_reference(
     )
 
 
+async def holders(reader: Reader, digest: Digest) -> list[tuple[int, str]]:
+    """(id, name) of the repositories that hold the manifest."""
+    rows = await reader.all(
+        "SELECT r.id, r.name FROM manifests AS m JOIN repositories AS r ON r.id = m.repository_id "
+        "WHERE m.digest = :digest",
+        digest=digest,
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def forget_body(transaction: Transaction, digest: Digest) -> None:
+    """Give up the bytes, once no repository holds the manifest."""
+    await transaction.run(
+        "DELETE FROM manifest_bodies WHERE digest = :digest "
+        "AND NOT EXISTS (SELECT 1 FROM manifests AS m WHERE m.digest = :digest)",
+        digest=digest,
+    )
+
+
 async def delete(transaction: Transaction, repository_id: int, digest: Digest) -> bool:
     """Take the manifest and its references out of the repository; its tags must be gone. False if it was not there."""
     changed = await transaction.run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from hatoba.db.engine import Reader, Row, Transaction
@@ -39,6 +39,21 @@ async def mark(transaction: Transaction, repository: str, kind: Kind, name: str,
     return row
 
 
+async def renew(transaction: Transaction, row: MirrorRow) -> MirrorRow | None:
+    """Another generation of the same mark, as old as it was; None when it is settled or was marked again."""
+    renewed = MirrorRow(row.repository, row.kind, row.name, secrets.randbits(62))
+    changed = await transaction.run(
+        "UPDATE mirror SET generation = :renewed WHERE repository = :repository AND kind = :kind AND name = :name "
+        "AND generation = :generation",
+        renewed=renewed.generation,
+        repository=row.repository,
+        kind=row.kind,
+        name=row.name,
+        generation=row.generation,
+    )
+    return renewed if changed else None
+
+
 async def settle(transaction: Transaction, row: MirrorRow) -> bool:
     """The link is true and durable; False when it was marked again meanwhile."""
     changed = await transaction.run(
@@ -52,15 +67,21 @@ async def settle(transaction: Transaction, row: MirrorRow) -> bool:
     return changed == 1
 
 
-async def pending(reader: Reader, before: datetime, limit: int) -> list[MirrorRow]:
-    """Marks older than `before`, oldest first."""
-    rows = await reader.all(
+async def pending(reader: Reader, at: datetime, age: timedelta, limit: int) -> list[MirrorRow]:
+    """Marks older than `age` at the time `at`, oldest first; then those of the future: the clock was set back since."""
+    old = await reader.all(
         "SELECT repository, kind, name, generation FROM mirror WHERE marked_at < :before "
         "ORDER BY marked_at LIMIT :limit",
-        before=before,
+        before=at - age,
         limit=limit,
     )
-    return [_row(row) for row in rows]
+    ahead = await reader.all(
+        "SELECT repository, kind, name, generation FROM mirror WHERE marked_at > :after "
+        "ORDER BY marked_at LIMIT :limit",
+        after=at + age,
+        limit=limit - len(old),
+    )
+    return [_row(row) for row in (*old, *ahead)]
 
 
 async def is_pending(reader: Reader, repository: str, kind: Kind, name: str) -> bool:
@@ -74,9 +95,11 @@ async def is_pending(reader: Reader, repository: str, kind: Kind, name: str) -> 
     return row is not None
 
 
-async def count(reader: Reader, before: datetime) -> int:
-    """How many marks are older than `before`."""
-    row = await reader.one("SELECT count(*) FROM mirror WHERE marked_at < :before", before=before)
+async def count(reader: Reader, at: datetime, age: timedelta = timedelta(0)) -> int:
+    """How many marks `pending` would find."""
+    row = await reader.one(
+        "SELECT count(*) FROM mirror WHERE marked_at < :before OR marked_at > :after", before=at - age, after=at + age
+    )
     return 0 if row is None else row[0]
 
 

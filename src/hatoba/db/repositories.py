@@ -74,3 +74,13 @@ async def names(reader: Reader, after: str, limit: int) -> list[str]:
         "SELECT name FROM repositories WHERE name > :after ORDER BY name LIMIT :limit", after=after, limit=limit
     )
     return [row[0] for row in rows]
+
+
+async def delete_empty(transaction: Transaction, repository_id: int) -> None:
+    """End a repository that holds no manifest and may read no blob; else nothing happens."""
+    await transaction.run(
+        "DELETE FROM repositories WHERE id = :repository "
+        "AND NOT EXISTS (SELECT 1 FROM manifests AS m WHERE m.repository_id = :repository) "
+        "AND NOT EXISTS (SELECT 1 FROM repository_blobs AS l WHERE l.repository_id = :repository)",
+        repository=repository_id,
+    )

@@ -14,6 +14,7 @@ import os
 import queue
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
@@ -37,6 +38,9 @@ from hatoba.db.engine import (
     to_micros,
 )
 from hatoba.errors import InsufficientStorage, StartError, Unavailable
+from hatoba.folders import make_durably
+from hatoba.metrics.catalogue import WRITE, WRITE_WAIT
+from hatoba.metrics.cells import Histogram, Recorder
 from hatoba.oci.digest import Digest
 
 T = TypeVar("T")
@@ -68,12 +72,13 @@ class Sqlite:
         *,
         existing: bool = False,
         alone: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         check_library()
         if not alone:
             check_filesystem(path)
         if not existing:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_durably(path.parent)
             locks.mkdir(parents=True, exist_ok=True)
         self._existing = existing
         self._path = path
@@ -82,7 +87,14 @@ class Sqlite:
         with _translated():
             self._reader = self._connect(writing=False)
         self._version = self._reader.cursor()
-        self._writer = _Writer(lambda: self._connect(writing=True), path, locks / f"write-{path.stem}")
+        recorder = recorder or Recorder.unshared()
+        self._writer = _Writer(
+            lambda: self._connect(writing=True),
+            path,
+            locks / f"write-{path.stem}",
+            waits=recorder.histogram(WRITE_WAIT, migrations_folder),
+            writes=recorder.histogram(WRITE, migrations_folder),
+        )
         self._scans = ThreadPoolExecutor(1, thread_name_prefix="hatoba-scan")
         self._scan_connection: apsw.Connection | None = None
 
@@ -248,6 +260,7 @@ class _Job:
     def __init__(self, work: Callable[[Transaction], Awaitable[Any]]) -> None:
         self.work = work
         self.result: Future[Any] = Future()
+        self.asked = time.perf_counter()
 
 
 class _Writer:
@@ -257,8 +270,18 @@ class _Writer:
     one of eight writers through once in five seconds in a trial.
     """
 
-    def __init__(self, connect: Callable[[], apsw.Connection], path: Path, lock: Path) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], apsw.Connection],
+        path: Path,
+        lock: Path,
+        *,
+        waits: Histogram,
+        writes: Histogram,
+    ) -> None:
         self._connect = connect
+        self._waits = waits
+        self._writes = writes
         self._wal = f"{path}-wal"
         self._lock = lock
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -297,12 +320,15 @@ class _Writer:
             try:
                 lock = lock or self._open_lock()
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                begun = time.perf_counter()
+                self._waits.observe(begun - job.asked)
                 try:
                     if not job.result.set_running_or_notify_cancel():
                         continue
                     with _translated():
                         connection = connection or self._connect()
                         result = self._transact(connection, job.work)
+                    self._writes.observe(time.perf_counter() - begun)
                     job.result.set_result(result)
                     self._checkpoint(connection)
                 finally:
@@ -354,6 +380,29 @@ def check_library() -> None:
         raise StartError(
             f"SQLite {found} can corrupt a database that several processes write: {_OLDEST} or newer is needed"
         )
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the database in the file; None when it is whole, empty or not there. Looks at every page.
+
+    Raises DatabaseFailed when that cannot be found out.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return None
+    with _translated():
+        connection = None
+        try:
+            connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+            connection.set_busy_timeout(_BUSY_MILLISECONDS)
+            found = str(connection.pragma("quick_check"))
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            return str(error)
+        finally:
+            if connection is not None:
+                connection.close()
+    return None if found == "ok" else found.partition("\n")[0]
 
 
 def check_filesystem(path: Path, mounts: str = "/proc/self/mountinfo") -> None:

@@ -40,9 +40,14 @@ def is_name(text: str) -> bool:
 
 def parse_tag(text: str) -> Tag:
     """A tag to be written; raises TagInvalid."""
-    if not _TAG.fullmatch(text):
+    if not is_tag(text):
         raise TagInvalid(detail={"tag": text[:_LONGEST_NAME]})
     return Tag(text)
+
+
+def is_tag(text: str) -> bool:
+    """Whether `text` is a tag."""
+    return _TAG.fullmatch(text) is not None
 
 
 def parse_reference(text: str) -> Reference:
@@ -70,7 +75,7 @@ def find_reference(text: str) -> Reference:
     """A tag or digest to be looked up; what cannot be a tag names nothing: raises ManifestUnknown or DigestInvalid."""
     if is_digest_like(text):
         return Digest.parse(text)
-    if not _TAG.fullmatch(text):
+    if not is_tag(text):
         raise ManifestUnknown(detail={"name": text[:_LONGEST_NAME]})
     return Tag(text)
 

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -187,7 +188,7 @@ class Backup:
         progress.begin("link files", None)
         with contextlib.closing(self._to.open_mirror(database)) as links:
             before = -1
-            while (left := await mirror.count(database, now())) and left != before:
+            while (left := await links.pending(timedelta(0))) and left != before:
                 before = left
                 self.links += min(await links.catch_up(), left)
                 await links.settle()

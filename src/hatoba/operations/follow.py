@@ -1,7 +1,7 @@
-"""After a start: compares Docker's link files with the rows, slowly, and follows what somebody else wrote.
+"""Sees to it that rows know what others wrote to Docker's tree: all of it at first, the difference after each start.
 
-A link that differs while no mirror row names it was written by another program, Docker's registry above all: hatoba
-follows it and says so. A link that is absent is written again: losing files must not lose images.
+One worker reads, the others look at the state in the database. Until a new folder has been read nothing of it is
+served. Later starts serve at once: who asks for a repository before the walk has come to it has it compared first.
 """
 
 from __future__ import annotations
@@ -9,125 +9,226 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 
 from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver, KeyMissing
-from hatoba.db import blobs, manifests, mirror, repositories, tags
-from hatoba.db.engine import Database, Transaction, now
-from hatoba.db.mirror import Kind, MirrorRow
-from hatoba.errors import RegistryError
-from hatoba.oci.digest import Digest
-from hatoba.operations.mirror import Mirror
+from hatoba.db import repositories
+from hatoba.db import tree as tree_rows
+from hatoba.db.engine import Database, Reader, Transaction, now
+from hatoba.db.tree import TreeRow
+from hatoba.errors import RegistryError, Unavailable
+from hatoba.operations import tree
+from hatoba.operations.adoption import Adoption, Read
+from hatoba.operations.progress import Show, progress
+from hatoba.operations.tree import Finding, Report
+from hatoba.operations.vanished import follow_vanished
+from hatoba.registry.ports import Links
 
-_PAGE = 200
-_PAUSE_SECONDS = 0.05
-_LINK_BYTES = 256
-
-
-async def follow_links(database: Database, driver: BlobDriver, links: Mirror, locks: Path) -> None:
-    """One walk over all repositories, by one worker; ends when it is through."""
-    log = structlog.stdlib.get_logger("hatoba.follow")
-    with (locks / "walk").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        walk = LinkWalk(database, driver, links)
-        after = ""
-        while names := await database.scan(lambda reader, after=after: repositories.names(reader, after, _PAGE)):  # type: ignore[misc]
-            for name in names:
-                try:
-                    await walk.repository(name)
-                except (RegistryError, KeyMissing) as error:
-                    log.error("links of a repository cannot be compared", repository=name, reason=str(error))
-                await asyncio.sleep(_PAUSE_SECONDS)
-            after = names[-1]
+_PAGE = 1000
+_LOOK_SECONDS = 0.2
+_AGAIN_SECONDS = 10.0
+_CATALOG_SECONDS = 10.0
+_FAILURES = (RegistryError, KeyMissing, OSError)
 
 
-class LinkWalk:
-    """Compares the links of one repository after the other."""
+class Following:
+    """One per worker. `known` says that rows and tree agree, and nobody need ask any more."""
 
-    def __init__(self, database: Database, driver: BlobDriver, links: Mirror) -> None:
+    def __init__(self, database: Database, driver: BlobDriver, links: Links, locks: Path) -> None:
+        self.known = False
         self._database = database
         self._driver = driver
         self._links = links
+        self._locks = locks
+        self._problem = ""
+        self._compared: dict[str, asyncio.Lock | None] = {}
         self._log = structlog.stdlib.get_logger("hatoba.follow")
 
-    async def repository(self, name: str) -> None:
-        """Follow changed tags, write absent links again."""
-        repository_id = await repositories.find(self._database, name)
-        if repository_id is None:
+    async def open(self) -> None:
+        """Look what is known; of a folder without repositories that is all there is to know."""
+        if await tree_rows.find(self._database) is None:
+            try:
+                empty = not await self._driver.children(layout.REPOSITORIES)
+            except RegistryError:
+                empty = False  # `run` says why
+            await self._database.write(lambda t: tree_rows.begin(t, "known" if empty else "unread"))
+        await self._look()
+
+    async def run(self) -> None:
+        """Read the tree, by one worker; ends when it has been read."""
+        while await self._look() is not None:
+            pause = _LOOK_SECONDS
+            with self._alone() as mine:
+                if mine:
+                    try:
+                        await self._walk()
+                        continue
+                    except _FAILURES as error:
+                        self._problem = _words(error)
+                        self._log.error("the folder cannot be read; trying again", reason=self._problem)
+                        pause = _AGAIN_SECONDS
+            await asyncio.sleep(pause)
+
+    async def admit(self) -> None:
+        """Raise Unavailable, with the progress, while a new folder is being read."""
+        row = await self._look()
+        if row is not None and row.state == "unread":
+            raise Unavailable(self._progress(row), headers=(("Retry-After", "5"),))
+
+    async def compare(self, repository: str) -> None:
+        """Before a repository is asked for: take over what others changed in it, unless that has been done."""
+        lock = self._compared.setdefault(repository, asyncio.Lock())
+        if lock is None:
             return
-        after = ""
-        while page := await self._page(lambda reader, after=after: tags.names(reader, repository_id, after, _PAGE)):
-            for tag in page:
-                await self._tag(name, repository_id, tag)
-            after = page[-1]
-        after = ""
-        while page := await self._page(lambda reader, after=after: manifests.digests(reader, name, after, _PAGE)):
-            for digest in page:
-                await self._link(name, "revision", layout.revision_link(name, Digest.parse(digest)), digest)
-            after = page[-1]
-        after = ""
-        while page := await self._page(lambda reader, after=after: blobs.linked_digests(reader, name, after, _PAGE)):
-            for digest in page:
-                await self._link(name, "layer", layout.layer_link(name, Digest.parse(digest)), digest)
-            after = page[-1]
+        async with lock:
+            if await self._look() is None or self._compared.get(repository) is not lock:
+                return
+            try:
+                await self.take_over(repository)
+            except _FAILURES as error:  # who asks hears of it where it matters
+                self._log.error("a repository cannot be compared", repository=repository, reason=_words(error))
+            self._compared[repository] = None
 
-    async def _page(self, read: object) -> list[str]:
-        await asyncio.sleep(0)
-        return await self._database.scan(read)  # type: ignore[arg-type]
+    async def take_over(self, repository: str) -> None:
+        """Compare a repository now and take over what others changed in it; raises RegistryError, KeyMissing."""
+        row = await tree_rows.find(self._database)
+        one = Adoption(self._database, self._driver, self._links, _unsaid)
+        await one.repository(repository, None if row is None else row.seen_at)
+        await one.flush()
 
-    async def _tag(self, name: str, repository_id: int, tag: str) -> None:
-        # The row before the link: a push between the two changes the row, which `_follow` sees. The other way round an
-        # old link would be taken for another program's, and the push rolled back.
-        row = await tags.find(self._database, name, tag)
+    async def settled(self) -> None:
+        """Wait for the end of the walk, but not for long: who lists all repositories should see the new ones."""
+        end = time.monotonic() + _CATALOG_SECONDS
+        while await self._look() and time.monotonic() < end:  # noqa: ASYNC110  another process ends it
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def problems(self) -> list[str]:
+        """What readiness says."""
+        row = await self._look()
+        return [self._progress(row)] if row is not None and row.state == "unread" else []
+
+    async def _look(self) -> TreeRow | None:
+        """What is known, None when it is all."""
+        if self.known:
+            return None
+        row = await tree_rows.find(self._database)
+        if row is None or row.state != "known":
+            return row
+        self.known = True
+        self._compared.clear()
+        return None
+
+    def _progress(self, row: TreeRow) -> str:
+        if self._problem:
+            return f"the registry's folder cannot be read: {self._problem}"
+        return (
+            f"the registry is reading its folder: {row.repositories_read} of {row.repositories} repositories, "
+            f"{row.manifests_read} manifests"
+        )
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[bool]:
+        with (self._locks / "walk").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    async def _walk(self) -> None:
+        row = await self._look()
         if row is None:
             return
-        written = await self._read(layout.tag_link(name, tag))
-        if written == row or await mirror.is_pending(self._database, name, "tag", tag):
-            return
-        if written is None:
-            await self._write_again(name, "tag", tag)
-            return
-        with contextlib.suppress(RegistryError):
-            digest = Digest.parse(written)
-            if await manifests.held(self._database, name, digest):
-                await self._follow(name, repository_id, tag, row, digest)
-                return
-        # Not ours to overwrite: another registry may have pushed there. Reading its push in is adoption's work.
-        self._log.warning("a tag's link names no manifest of the repository; left alone", repository=name, tag=tag)
+        first = row.state == "unread"
+        kinds: Counter[str] = Counter()
+        if first:
+            self._log.info("reading the repositories of a folder that is new to hatoba")
+        with progress("reading the folder") if first else contextlib.nullcontext(_unshown) as show:
+            read = await read_tree(
+                self._database, self._driver, self._links, lambda finding: kinds.update((finding.kind,)),
+                show, patient=not first,
+            )  # fmt: skip
+        self._problem = ""
+        self._tell(first=first, read=read, kinds=kinds, tags=(await _tags_changed(self._database)))
 
-    async def _follow(self, name: str, repository_id: int, tag: str, row: str, digest: Digest) -> None:
-        async def point(transaction: Transaction) -> bool:
-            if await tags.find(transaction, name, tag) != row or await mirror.is_pending(transaction, name, "tag", tag):
-                return False
-            await tags.point(transaction, repository_id, tags.Move(name, tag, now(), None), digest)
-            return True
-
-        if await self._database.write(point):
+    def _tell(self, *, first: bool, read: Read, kinds: Counter[str], tags: int) -> None:
+        if first:
+            self._log.info("the folder has been read", repositories=read.repositories, manifests=read.manifests)
+        elif tags or read.new_manifests or read.new_blobs or read.ended:
             self._log.warning(
-                "a tag was moved by another program; following it", repository=name, tag=tag, digest=str(digest)
-            )
+                f"{tags} tags changed while hatoba was away", manifests=read.new_manifests, blobs=read.new_blobs,
+                removed=read.ended,
+            )  # fmt: skip
+        if kinds:
+            skipped = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+            tell = self._log.warning if first else self._log.info
+            tell("parts of the folder were skipped: `hatoba import --report FILE` lists them", skipped=skipped)
 
-    async def _link(self, name: str, kind: Kind, key: str, digest: str) -> None:
-        if await self._read(key) == digest or await mirror.is_pending(self._database, name, kind, digest):
-            return
-        await self._write_again(name, kind, digest)
 
-    async def _write_again(self, name: str, kind: Kind, what: str) -> None:
-        async def mark(transaction: Transaction) -> MirrorRow:
-            return await mirror.mark(transaction, name, kind, what, now())
+async def read_tree(  # noqa: PLR0913  what it works on, and who hears of it
+    database: Database, driver: BlobDriver, links: Links, report: Report, show: Show, *, patient: bool
+) -> Read:
+    """Compare all repositories, of the tree and of the rows; the state is known afterwards.
 
-        self._log.warning("a link file was absent or wrong; writing it again", repository=name, kind=kind, name=what)
-        await self._links.write([await self._database.write(mark)])
+    `patient` leaves half of the time to others. Raises RegistryError when the tree cannot be read at all.
+    """
+    began = now()
+    row = await tree_rows.find(database)
+    seen_at = None if row is None else row.seen_at
+    one = Adoption(database, driver, links, report)
+    names = sorted({*await tree.find_repositories(driver, report), *await _names(database)})
 
-    async def _read(self, key: str) -> str | None:
+    async def begin(transaction: Transaction) -> None:
+        await tree_rows.begin(transaction, "unread")
+        await tree_rows.expect(transaction, len(names))
+        await tree_rows.see_first(transaction, began)
+
+    await database.write(begin)
+    for name in names:
+        started = time.monotonic()
         try:
-            content = await self._driver.read(key, _LINK_BYTES)
-        except KeyMissing:
-            return None
-        return content.decode("utf-8", "replace").strip()
+            await one.repository(name, seen_at)
+        except (RegistryError, KeyMissing) as error:
+            report(Finding(layout.repository(name), "unreadable", _words(error)))
+        show(one.read.repositories, len(names), one.read.manifests)
+        if patient:
+            await asyncio.sleep(time.monotonic() - started)
+    await one.flush()
+    if seen_at is not None:
+        one.read.ended += await follow_vanished(database, driver, seen_at)
+    await database.write(lambda transaction: tree_rows.know(transaction, began))
+    return one.read
+
+
+async def _names(database: Database) -> list[str]:
+    async def all_names(reader: Reader) -> list[str]:
+        found: list[str] = []
+        while page := await repositories.names(reader, found[-1] if found else "", _PAGE):
+            found += page
+        return found
+
+    return await database.scan(all_names)
+
+
+async def _tags_changed(database: Database) -> int:
+    row = await tree_rows.find(database)
+    return 0 if row is None else row.tags_changed
+
+
+def _words(error: Exception) -> str:
+    return str(error.__cause__ or error) or type(error).__name__
+
+
+def _unsaid(_finding: Finding) -> None:
+    """The walk says it."""
+
+
+def _unshown(_done: int, _total: int, _manifests: int) -> None:
+    """Beside serving nobody waits for it."""

@@ -23,7 +23,7 @@ import structlog
 from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver, KeyMissing
 from hatoba.cancellation import outlast
-from hatoba.db import blobs, manifests, mirror, tags
+from hatoba.db import blobs, manifests, mirror, tags, tree
 from hatoba.db.engine import Database, Transaction, now
 from hatoba.db.mirror import MirrorRow
 from hatoba.errors import RegistryError
@@ -87,12 +87,26 @@ class Mirror:
         Without `again` those that failed a moment ago wait, so that one broken folder neither fills the log nor stops
         the others.
         """
-        rows = await mirror.pending(self._database, now() - age, _BATCH + len(self._stuck))
+        rows = await mirror.pending(self._database, now(), age, _BATCH + len(self._stuck))
         self._stuck = {row: until for row, until in self._stuck.items() if until > time.monotonic() and not again}
         due = [row for row in rows if row not in self._written and row not in self._stuck]
+        if due:
+            due = await self._taken_over(due)
         for _, group in itertools.groupby(sorted(due, key=_repository), key=_repository):
             await self.write(list(group))
         return len(rows)
+
+    async def _taken_over(self, rows: Sequence[MirrorRow]) -> list[MirrorRow]:
+        """The marks that are ours now: whoever wrote these links may be alive, only slow.
+
+        They would fsync the link before it is written again, and end the mark after that: a power loss could then leave
+        an empty link that nothing marks.
+        """
+
+        async def renew(transaction: Transaction) -> list[MirrorRow]:
+            return [renewed for row in rows if (renewed := await mirror.renew(transaction, row)) is not None]
+
+        return await self._database.write(renew)
 
     async def settle(self) -> None:
         """Make written links durable, then end their marks; a mark made again meanwhile stays."""
@@ -105,6 +119,7 @@ class Mirror:
             async def end(transaction: Transaction) -> None:
                 for row in batch:
                     await mirror.settle(transaction, row)
+                await tree.see(transaction, now())
 
             await self._database.write(end)
         except BaseException:
@@ -113,7 +128,7 @@ class Mirror:
 
     async def pending(self, age: timedelta) -> int:
         """How many links are overdue: readiness shows it."""
-        return await mirror.count(self._database, now() - age)
+        return await mirror.count(self._database, now(), age)
 
     def close(self) -> None:
         """Stop the threads."""

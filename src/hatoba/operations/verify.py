@@ -13,6 +13,7 @@ import fcntl
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 from hatoba.blobs.driver import BlobDriver
@@ -93,7 +94,7 @@ class Verification:
             await links.sessions()
             if fix:
                 await self._links.settle()
-            report.pending = await mirror.count(self._database, now())
+            report.pending = await self._links.pending(timedelta(0))
             await self._check_blobs(check, progress, restart=restart)
 
     async def started_at(self) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -19,7 +19,7 @@ from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.manifests import ManifestBody, ManifestRow
 from hatoba.db.mirror import MirrorRow
-from hatoba.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown
+from hatoba.errors import DigestInvalid, ManifestBlobUnknown, ManifestInvalid, ManifestUnknown, Unavailable
 from hatoba.oci import config, manifest
 from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
@@ -33,7 +33,8 @@ from hatoba.registry.validation import Validation
 
 # Larger manifests are parsed in a thread, one at a time: they become many times their size in memory.
 _PARSE_INLINE_BYTES = 64 * 1024
-_CONFIG_BYTES = 1024 * 1024
+CONFIG_BYTES = 1024 * 1024  # larger configs are not read
+_TRIES = 3
 _MANY_REFERENCES = 500  # images have up to 127 layers
 
 
@@ -95,7 +96,7 @@ class _Found:
 
 
 class _NotStagedError(Exception):
-    """The manifest's file was there before the transaction and is not any more."""
+    """The manifest's file, or the one staged for it, was there before the transaction and is not any more."""
 
 
 class _FilesLostError(Exception):
@@ -234,31 +235,16 @@ class Manifests:
 
     async def _row(self, push: Push, parsed: ParsedManifest, digest: Digest) -> ManifestRow:
         image = await self._read_config(push.repository, parsed)
-        return ManifestRow(
-            digest=str(digest),
-            media_type=parsed.media_type,
-            artifact_type=parsed.artifact_type,
-            size=len(push.body),
-            total_bytes=parsed.total_bytes,
-            config_digest=str(parsed.config.digest) if parsed.config else None,
-            subject=str(parsed.subject.digest) if parsed.subject else None,
-            annotations=parsed.annotations_json if parsed.subject else None,
-            os=image.os,
-            architecture=image.architecture,
-            image_created_at=image.created,
-            pushed_at=now(),
-            pushed_by=push.actor,
-        )
+        return replace(describe(digest, len(push.body), parsed, image), pushed_at=now(), pushed_by=push.actor)
 
     async def _read_config(self, repository: RepositoryName, parsed: ParsedManifest) -> config.ImageConfig:
         """What the image's config says of itself; nothing for artifacts, strange or missing configs."""
-        if parsed.config is None or parsed.config.media_type not in config.IMAGE_CONFIG_TYPES:
-            return config.NOTHING
-        row = await blobs.find_linked(self._database, repository, parsed.config.digest)
-        if row is None or row.size > _CONFIG_BYTES:
+        digest = image_config(parsed)
+        row = None if digest is None else await blobs.find_linked(self._database, repository, digest)
+        if row is None or row.size > CONFIG_BYTES:
             return config.NOTHING
         try:
-            return config.parse(await self._driver.read(row.key, _CONFIG_BYTES))
+            return config.parse(await self._driver.read(row.key, CONFIG_BYTES))
         except KeyMissing:
             return config.NOTHING  # the transaction will say so
 
@@ -289,7 +275,7 @@ class Manifests:
         known = await blobs.find(self._database, digest)
         staged: str | None = None
         try:
-            while True:
+            for _ in range(_TRIES):
                 if staged is None and not await is_whole(self._driver, known):
                     await self._driver.prepare(key)
                     staged = await self._driver.stage(push.body)
@@ -298,7 +284,10 @@ class Manifests:
                         lambda transaction, staged=staged: self._commit(transaction, push, parsed, row, names, staged)  # type: ignore[misc]
                     )
                 except _NotStagedError:
-                    known = None
+                    if staged is not None:
+                        await self._driver.remove(staged)
+                    known = staged = None
+            raise Unavailable("files go away as soon as they are made")
         except _FilesLostError as error:
             for lost in error.lost:
                 await self._blobs.report_missing(lost)
@@ -320,10 +309,7 @@ class Manifests:
         await self._check_references(transaction, push.repository, parsed, row)
         await self._keep_file(transaction, digest, row, staged)
         repository_id, _ = await repositories.ensure(transaction, push.repository, row.pushed_at)
-        await manifests.keep_body(transaction, digest, push.body)
-        await manifests.upsert(transaction, repository_id, row)
-        for referenced, kind in dict.fromkeys((r.descriptor.digest, r.kind) for r in parsed.references):
-            await manifests.add_reference(transaction, repository_id, digest, referenced, kind)
+        await keep(transaction, repository_id, row, parsed, push.body)
         marks = [await mirror.mark(transaction, push.repository, "revision", row.digest, row.pushed_at)]
         for tag in names:
             move = tags.Move(push.repository, tag, row.pushed_at, push.actor)
@@ -356,8 +342,48 @@ class Manifests:
         if staged is None:
             raise _NotStagedError
         key = layout.blob(digest)
-        await self._driver.publish(staged, key)
+        try:
+            await self._driver.publish(staged, key)
+        except KeyMissing:  # a clock that was set forward makes a staged file look like one that a crash left
+            raise _NotStagedError from None
         await blobs.make_ready(transaction, digest, key, row.size, row.pushed_at)
+
+
+def image_config(parsed: ParsedManifest) -> Digest | None:
+    """The config that says what kind of image the manifest is; None for artifacts and indexes."""
+    if parsed.config is None or parsed.config.media_type not in config.IMAGE_CONFIG_TYPES:
+        return None
+    return parsed.config.digest
+
+
+def describe(digest: Digest, size: int, parsed: ParsedManifest, image: config.ImageConfig) -> ManifestRow:
+    """The row of a manifest of `size` bytes; when and by whom it was pushed is for the caller to say."""
+    return ManifestRow(
+        digest=str(digest),
+        media_type=parsed.media_type,
+        artifact_type=parsed.artifact_type,
+        size=size,
+        total_bytes=parsed.total_bytes,
+        config_digest=str(parsed.config.digest) if parsed.config else None,
+        subject=str(parsed.subject.digest) if parsed.subject else None,
+        annotations=parsed.annotations_json if parsed.subject else None,
+        os=image.os,
+        architecture=image.architecture,
+        image_created_at=image.created,
+        pushed_at=now(),
+        pushed_by=None,
+    )
+
+
+async def keep(
+    transaction: Transaction, repository_id: int, row: ManifestRow, parsed: ParsedManifest, body: bytes
+) -> None:
+    """Let the repository hold the manifest, with what it references; its file's row is there already."""
+    digest = Digest.parse(row.digest)
+    await manifests.keep_body(transaction, digest, body)
+    await manifests.upsert(transaction, repository_id, row)
+    for referenced, kind in dict.fromkeys((r.descriptor.digest, r.kind) for r in parsed.references):
+        await manifests.add_reference(transaction, repository_id, digest, referenced, kind)
 
 
 async def _find(reader: Reader, repository: RepositoryName, digest: Digest, kind: str) -> BlobRow | None:

@@ -198,6 +198,9 @@ class Uploads:
 
     async def _abandoned(self, repository: str, upload_id: str, before: datetime) -> bool:
         """No row, nobody writing, and not begun since `before`. Ending a session removes `startedat` first."""
+        # Before the lock, too: a client of the session would hear that another request writes to it.
+        if await uploads.find(self._sessions, repository, upload_id) is not None:
+            return False
         try:
             async with self._driver.append(layout.upload(repository, upload_id)):
                 pass

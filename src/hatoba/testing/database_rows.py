@@ -423,6 +423,17 @@ class RowsContract:
         assert third.generation not in {first.generation, second.generation}
         assert not await database.write(lambda t: mirror.settle(t, second))
 
+    async def test_a_renewed_mark_keeps_its_age_and_ends_by_its_new_generation(self, database: Database) -> None:
+        first = await database.write(lambda t: mirror.mark(t, "a", "tag", "latest", AT))
+        renewed = await database.write(lambda t: mirror.renew(t, first))
+        assert renewed is not None
+        assert renewed.generation != first.generation
+        assert await database.write(lambda t: mirror.renew(t, first)) is None, "it is another's now"
+        assert not await database.write(lambda t: mirror.settle(t, first))
+        assert await mirror.pending(database, AT + 2 * _SECOND, _SECOND, 10) == [renewed]
+        assert await database.write(lambda t: mirror.settle(t, renewed))
+        assert await database.write(lambda t: mirror.renew(t, renewed)) is None
+
     async def test_pending_marks_come_oldest_first(self, database: Database) -> None:
         marks = [
             await database.write(lambda t: mirror.mark(t, "c", "tag", "x", AT + 2 * _SECOND)),
@@ -430,12 +441,22 @@ class RowsContract:
             await database.write(lambda t: mirror.mark(t, "a", "revision", str(_BODY), AT + _SECOND)),
         ]
         oldest = [marks[1], marks[2], marks[0]]
-        assert await mirror.pending(database, LATER, 10) == oldest
-        assert await mirror.pending(database, LATER, 2) == oldest[:2]
-        assert await mirror.pending(database, AT + 2 * _SECOND, 10) == oldest[:2]
-        assert await mirror.count(database, LATER) == 3
-        assert await mirror.count(database, AT + _SECOND) == 1
-        assert await mirror.count(database, AT) == 0
+        assert await mirror.pending(database, LATER, 0 * _SECOND, 10) == oldest
+        assert await mirror.pending(database, LATER, 0 * _SECOND, 2) == oldest[:2]
+        assert await mirror.pending(database, AT + 4 * _SECOND, 2 * _SECOND, 10) == oldest[:2]
+        assert await mirror.count(database, LATER, 0 * _SECOND) == 3
+        assert await mirror.count(database, AT + 3 * _SECOND, 2 * _SECOND) == 1
+        assert await mirror.count(database, AT + _SECOND, _SECOND) == 0
+
+    async def test_marks_of_the_future_are_pending_too(self, database: Database) -> None:
+        """Made before the clock was set back: by their time they would wait for years."""
+        young = await database.write(lambda t: mirror.mark(t, "c", "tag", "young", AT))
+        ahead = await database.write(lambda t: mirror.mark(t, "b", "tag", "ahead", AT + 60 * _SECOND))
+        old = await database.write(lambda t: mirror.mark(t, "a", "tag", "old", AT - 60 * _SECOND))
+        assert young not in await mirror.pending(database, AT, 10 * _SECOND, 10)
+        assert await mirror.pending(database, AT, 10 * _SECOND, 10) == [old, ahead]
+        assert await mirror.pending(database, AT, 10 * _SECOND, 1) == [old]
+        assert await mirror.count(database, AT, 10 * _SECOND) == 2
 
 
 class UploadRowsContract:

@@ -17,6 +17,7 @@ import pytest
 from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver, BlobWriter, KeyBusy, KeyMissing
 from hatoba.oci.digest import Digest
+from hatoba.testing.driver_listings import ListingContract
 
 _T = TypeVar("_T")
 _UPLOAD = layout.upload("library/alpine", "0c5e7d7e-6b39-4a0e-8d2e-3a1f7f1f6a55")
@@ -458,7 +459,7 @@ class LinksContract:
         assert await content_of(driver, _BLOB) == b"published"
 
 
-class DriverContract(ReadingContract, WritingContract, LinksContract):
+class DriverContract(ReadingContract, WritingContract, LinksContract, ListingContract):
     """Everything a driver owes."""
 
 

@@ -11,6 +11,7 @@ import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -20,6 +21,7 @@ from hatoba.oci.reference import parse_name
 from hatoba.registry.ports import BodyInterrupted
 from hatoba.telemetry import AccessLog
 from hatoba.web import errors
+from hatoba.web.measuring import Measuring
 from hatoba.web.messages import ClientGone, Receive, Request, Response, Scope, Send
 from hatoba.web.sending import CLIENT_GONE, BlobSender, Cut, RawHeaders, send_response
 from hatoba.web.v2 import routes
@@ -32,18 +34,37 @@ _VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 Ready = Callable[[], Awaitable[list[str]]]
 
 
+class Tree(Protocol):
+    """Docker's tree, as `operations.follow` reads it. Once `known`, nobody need ask."""
+
+    known: bool
+
+    async def admit(self) -> None:
+        """Raise Unavailable while a new folder is being read."""
+
+    async def compare(self, repository: str) -> None:
+        """Before a repository is asked for: take over what others changed in it."""
+
+    async def settled(self) -> None:
+        """Wait until all repositories were compared, but not for long."""
+
+
 class App:
     """hatoba as an ASGI application. `ready` gives the reasons why it is not, none when it is."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  what every answer needs
         self,
         registry: Registry,
+        tree: Tree,
         ready: Ready,
         access_log: AccessLog | None,
         headers: Mapping[str, Sequence[str]],
         stall_seconds: float,
+        measuring: Measuring | None = None,
     ) -> None:
         self._registry = registry
+        self._tree = tree
+        self._measuring = measuring
         self._ready = ready
         self._access_log = access_log
         self._stall_seconds = stall_seconds
@@ -52,6 +73,10 @@ class App:
         self._common += [(k.lower().encode(), value.encode()) for k, values in headers.items() for value in values]
         self._numbers = itertools.count(1)
         self._log = structlog.stdlib.get_logger("hatoba.web")
+
+    def retire(self) -> None:
+        """Keep no connection for a next request from now on: another worker is to have that."""
+        self._common.append((b"connection", b"close"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; anything but HTTP is no business of ours."""
@@ -80,8 +105,11 @@ class App:
             # Returning is enough: granian closes a connection whose answer is shorter than it was announced.
             status = cut.status
         finally:
+            seconds = time.perf_counter() - started
+            if self._measuring is not None and request.pattern:
+                self._measuring.end(request, status, seconds)
             if self._access_log is not None:
-                self._write_line(request, request_id, status, time.perf_counter() - started)
+                self._write_line(request, request_id, status, seconds)
         if request.cut_short:
             await request.linger(_LINGER_SECONDS)
 
@@ -108,17 +136,10 @@ class App:
     async def _route(self, request: Request) -> Answer:
         prefix = self._registry.options.prefix
         if prefix and request.path.startswith(f"{prefix}/"):
-            request.path = request.path.removeprefix(prefix)
+            request.path, request.prefixed = request.path.removeprefix(prefix), True
         path = request.path
-        if path.startswith("/v2/"):
-            route, target = routes.find(request)
-            request.action = route.action
-            name = parse_name(target.name) if target.name else None
-            request.repository = name or ""
-            await self._authorize(request, route.action, name)
-            return await routes.dispatch(self._registry, request, route, target)
-        if path == "/v2":
-            return Response(301, [("location", self._registry.address(request, "/v2/"))])
+        if path == "/v2" or path.startswith("/v2/"):
+            return await self._protocol(request)
         if path == "/healthz/live":
             return _text(200, "ok")
         if path in {"/healthz", "/healthz/ready"}:
@@ -129,6 +150,32 @@ class App:
                 raise Unsupported
             return _text(200, "hatoba")
         raise NotFound(detail={"path": path[:255]})
+
+    async def _protocol(self, request: Request) -> Answer:
+        if request.method == "OPTIONS":
+            return routes.preflight(request.path)
+        if request.path == "/v2":
+            return Response(301, [("location", self._registry.address(request, "/v2/"))])
+        target = routes.locate(request)
+        request.pattern = target.pattern
+        if self._measuring is not None:
+            self._measuring.begin(target.pattern)
+        if not self._tree.known:
+            await self._tree.admit()
+        route = routes.choose(request, target)
+        request.action = route.action
+        name = parse_name(target.name) if target.name else None
+        request.repository = name or ""
+        await self._authorize(request, route.action, name)
+        if not self._tree.known:
+            await self._follow(name, route.pattern)
+        return await routes.dispatch(self._registry, request, route, target)
+
+    async def _follow(self, name: str | None, pattern: str) -> None:
+        if name is not None:
+            await self._tree.compare(name)
+        elif pattern == routes.CATALOG:
+            await self._tree.settled()
 
     async def _authorize(self, request: Request, action: str, repository: str | None) -> None:
         sent = request.header("authorization")

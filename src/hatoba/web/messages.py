@@ -47,9 +47,11 @@ class Response:
 class Request:
     """One request. `user` is None for anonymous; `address` is the client's, whatever proxies stand between.
 
-    `action` and `repository` are set by the router, for the log.
+    `pattern`, `action` and `repository` are set by the router, for the log and for metrics. `prefixed`: the path began
+    with `http.prefix`, which `path` is without.
 
-    `cut_short`: the answer goes out before the body was read. `sent_bytes` of the answer's body have gone out.
+    `cut_short`: the answer goes out before the body was read. `received_bytes` of the body have been read and
+    `sent_bytes` of the answer's have gone out.
     """
 
     def __init__(self, scope: Scope, receive: Receive, stall_seconds: float) -> None:
@@ -59,12 +61,15 @@ class Request:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.address = ""
         self.user: str | None = None
+        self.pattern = ""
         self.action = ""
         self.repository = ""
+        self.prefixed = False
         self.body_read = False
         self.cut_short = False
         self.stalled = False
         self.sent_bytes = 0
+        self.received_bytes = 0
         self._receive = receive
         self._stall_seconds = stall_seconds
         self._query: list[tuple[str, str]] | None = None
@@ -121,7 +126,9 @@ class Request:
                 raise ClientGone(stalled=False)
             more = message.get("more_body", False)
             self.body_read = not more
-            yield message.get("body", b"")
+            body = message.get("body", b"")
+            self.received_bytes += len(body)
+            yield body
 
     async def body(self, limit: int, share: Share) -> bytes:
         """The whole body, held in `share`; raises BodyTooLarge over `limit` bytes, ClientGone, TooManyRequests."""

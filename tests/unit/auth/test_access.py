@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import os
 import threading
 
@@ -13,6 +14,8 @@ from hatoba.auth.access import Access, Actor, Anonymous, BasicAccess, Miss
 from hatoba.auth.guesses import Guesses
 from hatoba.auth.htpasswd import Htpasswd, HtpasswdFile
 from hatoba.errors import TooManyRequests, Unauthorized, Unavailable
+from hatoba.metrics.catalogue import CREDENTIAL_CHECKS, OUTCOMES
+from hatoba.metrics.cells import Recorder
 
 ADDRESS = "203.0.113.9"
 ELSEWHERE = "198.51.100.1"
@@ -243,6 +246,25 @@ class TestCached:
         kept = repr([vars(access), vars(users)])
         for secret in ("se:cret", header, header.removeprefix("Basic ")):
             assert secret not in kept
+
+
+async def test_each_sign_in_is_counted_by_its_outcome(users, clock, monkeypatch):
+    recorder = Recorder.unshared()
+    access = BasicAccess(users, "hatoba", Guesses(most=2, clock=clock), recorder=recorder)
+
+    async def ask(password):
+        with contextlib.suppress(Unauthorized, TooManyRequests, Unavailable):
+            await access.authorize(basic("alice", password), "pull", None, ADDRESS)
+        return [recorder.cells[recorder.index(CREDENTIAL_CHECKS, outcome)] for outcome in OUTCOMES]
+
+    assert await ask("se:cret") == [1, 0, 0, 0]
+    assert await ask("se:cret") == [1, 0, 0, 0], "known by now"
+    monkeypatch.setattr(htpasswd, "_WAIT_MOST", 0)
+    assert await ask("wrong") == [1, 0, 0, 1]
+    monkeypatch.undo()
+    for wrong in (1, 2):
+        assert await ask(f"wrong{wrong}") == [1, wrong, 0, 1]
+    assert await ask("wrong3") == [1, 2, 1, 1]
 
 
 class TestGuessing:

@@ -425,6 +425,35 @@ async def test_a_walk_follows_no_link(driver, root, tmp_path):
     assert (tmp_path / "outside" / "file").exists()
 
 
+async def test_a_listing_follows_links_to_folders_but_not_for_ever(driver, root, tmp_path):
+    """As Docker's registry does: people put a big repository on another disk."""
+    tags = layout.tags("a")
+    await driver.make_folder(tags)
+    (tmp_path / "outside/v/current").mkdir(parents=True)
+    (tmp_path / "outside/v/current/link").write_bytes(b"x")
+    (root / tags / "linked").symlink_to(tmp_path / "outside")
+    (root / tags / "round").symlink_to(root / tags)
+    (root / tags / "broken").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(root / tags / "fifo")
+    found = {file.key: file.size for file in await driver.listing(tags)}
+    assert found[f"{tags}/linked/v/current/link"] == 1
+    assert found[f"{tags}/fifo"] == -1
+    assert f"{tags}/broken" not in found
+    assert len(found) < 100
+    children = {child.name: child.is_folder for child in await driver.children(tags)}
+    assert children == {"linked": True, "round": True, "broken": False, "fifo": False}
+
+
+async def test_names_and_times_that_are_not_to_be_had_harm_nobody(driver, root):
+    folder = os.fsencode(root / "docker")
+    (root / "docker").mkdir()
+    os.close(os.open(folder + b"/\xff", os.O_CREAT))
+    os.utime(folder + b"/\xff", ns=(0, -(10**9)))
+    (listed,) = await driver.listing("docker")
+    assert (listed.key, listed.written_at.year) == ("docker/\ufffd", 1969)
+    assert [child.name for child in await driver.children("docker")] == ["\ufffd"]
+
+
 async def test_what_is_no_file_is_nothing(driver, root):
     (root / "docker").mkdir()
     os.mkfifo(root / "docker/fifo")

@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from hatoba.cli import opening
+from hatoba.cli import identity
 from hatoba.db import sqlite
 from hatoba.testing.images import random_image
 
@@ -221,6 +221,17 @@ def test_a_backup_by_whoever_may_only_read(owned, closed):
         assert (copy / "hatoba/metadata.db").exists()
 
 
+def test_root_builds_a_lost_database_as_its_owner(owned):
+    for file in (owned.root / "hatoba").glob("*.db*"):
+        file.unlink()
+    result = run(owned, "", "import")
+    assert result.returncode == 0, result.stderr
+    assert "new: 1 manifests" in result.stderr
+    assert {path.stat().st_uid for path in owned.root.rglob("*")} == {OWNER}
+    result = run(owned, AS_STRANGER, "import")
+    assert (result.returncode, f"belongs to uid {OWNER}" in result.stderr) == (1, True), result.stderr
+
+
 def test_root_that_may_not_become_the_owner(owned, monkeypatch):
     def refuse(groups):
         raise PermissionError(1, "Operation not permitted")
@@ -297,4 +308,4 @@ def test_a_lock_that_may_not_be_taken_is_named(owned):
 def test_the_owner_stays_who_they_are(shelf, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: OWNER)
     monkeypatch.setattr(os, "setuid", lambda _: pytest.fail("nobody but root becomes somebody"))
-    opening.become(STRANGER, STRANGER)
+    identity.become(STRANGER, STRANGER)

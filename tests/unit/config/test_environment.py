@@ -292,7 +292,6 @@ def test_two_schemes():
         ("REGISTRY_STORAGE_OSS_BUCKET", "storage.oss"),
         ("REGISTRY_AUTH_TOKEN_REALM", "auth.token"),
         ("REGISTRY_AUTH_SILLY_REALM", "auth.silly"),
-        ("REGISTRY_HTTP_TLS_CERTIFICATE", "http.tls.certificate"),
         ("REGISTRY_HTTP_TLS_LETSENCRYPT_EMAIL", "http.tls.letsencrypt"),
         ("REGISTRY_PROXY_REMOTEURL", "proxy.remoteurl"),
     ],
@@ -425,7 +424,7 @@ def test_variables_of_tutorials_are_known():
     loaded = load(None, environ)
     assert all(warning.endswith(" is not used by this version of hatoba") for warning in loaded.warnings)
     assert {warning.split()[0] for warning in loaded.warnings} == {
-        "compatibility", "health", "http.debug", "http.h2c", "http.http2", "http.tls", "log.hooks", "log.reportcaller",
+        "compatibility", "health.filecheckers", "http.h2c", "log.hooks", "log.reportcaller",
         "notifications", "proxy", "redis", "storage.cache", "storage.redirect", "storage.tag",
     }  # fmt: skip
     assert loaded.settings.auth.scheme == "htpasswd"

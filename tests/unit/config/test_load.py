@@ -56,10 +56,7 @@ def test_without_a_file_the_defaults_hold():
 def test_the_configuration_of_dockers_image(write):
     loaded = load(write(EXAMPLE), {})
     assert loaded.from_file is True
-    assert loaded.warnings == (
-        "storage.cache is not used by this version of hatoba",
-        "health is not used by this version of hatoba",
-    )
+    assert loaded.warnings == ("storage.cache is not used by this version of hatoba",)
     assert loaded.settings.log.fields == {"service": "registry"}
     assert loaded.settings.http.headers == {"X-Content-Type-Options": ["nosniff"]}
     assert loaded.settings.storage.driver == "filesystem"

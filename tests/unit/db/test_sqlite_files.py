@@ -73,11 +73,11 @@ from datetime import timedelta
 from hatoba import wiring
 from hatoba.blobs.filesystem import Filesystem
 from hatoba.config.load import load
-from hatoba.operations import mirror, verify
+from hatoba.operations import mirror
 
 root = pathlib.Path(sys.argv[1])
 settings = load(None, {}, {"storage.filesystem.rootdirectory": str(root), "storage.delete.enabled": True}).settings
-mirror._SETTLE_SECONDS = verify._PAUSE_SECONDS = 0.01
+mirror._SETTLE_SECONDS = 0.01
 KIND = "application/vnd.oci.image.manifest.v1+json"
 
 async def push(client, content):

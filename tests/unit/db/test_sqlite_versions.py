@@ -1,5 +1,7 @@
 """What the caches hang on: `data_version` of a connection that only reads and reads everything to its end."""
 
+from datetime import timedelta
+
 import apsw
 import pytest
 
@@ -170,4 +172,4 @@ async def test_reads_never_suspend(database, open_sqlite):
         answers.get("key", lambda: tags.find(database, "a", "latest")),
     ):
         assert drive(read) in {None, False}
-    assert drive(mirror.count(database, now())) == 0
+    assert drive(mirror.count(database, now(), timedelta(0))) == 0

@@ -1,8 +1,11 @@
 """Whose word counts: the client's address, scheme and host, and the request's number, with and without proxies."""
 
+import re
 from ipaddress import ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hatoba.config.values import private_networks
 from hatoba.web.messages import Request
@@ -93,27 +96,148 @@ class TestClient:
         assert proxies._trusts.cache_info().misses == 1
 
 
+class TestForwardedFor:
+    """RFC 7239, where no X-Forwarded-For is."""
+
+    @pytest.mark.parametrize(
+        ("peer", "values", "client"),
+        [
+            (PROXY, ["for=198.51.100.1"], "198.51.100.1"),
+            (PROXY, ["For=198.51.100.1;proto=https;by=10.0.0.2"], "198.51.100.1"),
+            (PROXY, ['for="198.51.100.1:4711"'], "198.51.100.1"),
+            (PROXY, ['for="[2001:db8:cafe::17]:4711"'], "2001:db8:cafe::17"),
+            (PROXY, ["for=198.51.100.1:4711"], "198.51.100.1"),
+            (None, ["for=198.51.100.1"], "198.51.100.1"),
+            (PROXY, ["for=8.8.8.8, for=198.51.100.1, for=10.0.0.3"], "198.51.100.1"),
+            (PROXY, ["for=8.8.8.8", 'for=198.51.100.1;host="a, b"', "for=10.0.0.3"], "198.51.100.1"),
+            (PROXY, ["for=8.8.8.8, proto=https"], PROXY),
+            (PROXY, ["for=8.8.8.8, for=unknown"], PROXY),
+            (PROXY, ["for=_hidden"], PROXY),
+            (PROXY, ['for=8.8.8.8, for="198.51.100.1'], PROXY),
+            (PROXY, ["for=198.51.100.1 for=8.8.8.8"], PROXY),
+            (PROXY, ["for=198.51.100.1;" * 2000], PROXY),
+            (PROXY, [""], PROXY),
+            (STRANGER, ["for=198.51.100.1"], STRANGER),
+        ],
+    )
+    def test_client(self, proxies, peer, values, client):
+        assert proxies.client(request(peer, *(("forwarded", value) for value in values))) == client
+
+    def test_x_forwarded_for_goes_first(self, proxies):
+        """A proxy that writes it passes on the client's Forwarded unread."""
+        sent = (("forwarded", "for=8.8.8.8"), ("x-forwarded-for", "198.51.100.1"))
+        assert proxies.client(request(PROXY, *sent)) == "198.51.100.1"
+        assert proxies.client(request(PROXY, ("forwarded", "for=8.8.8.8"), ("x-forwarded-for", "unknown"))) == PROXY
+
+
 class TestOrigin:
     @pytest.mark.parametrize(
         ("peer", "headers", "origin"),
         [
-            (STRANGER, {"x-forwarded-proto": "https", "x-forwarded-host": "evil.test"}, ("http", "asked.test")),
-            (None, {"x-forwarded-proto": "https"}, ("https", "asked.test")),
-            (PROXY, {}, ("http", "asked.test")),
-            (PROXY, {"x-forwarded-proto": "https"}, ("https", "asked.test")),
-            (PROXY, {"x-forwarded-proto": "HTTPS, http"}, ("https", "asked.test")),
-            (PROXY, {"x-forwarded-host": "shown.test:8443 , inner"}, ("http", "shown.test:8443")),
-            (PROXY, {"x-forwarded-host": "[2001:db8::1]:80"}, ("http", "[2001:db8::1]:80")),
-            (PROXY, {"x-forwarded-proto": "javascript", "x-forwarded-host": "a/b"}, ("http", "asked.test")),
-            (PROXY, {"x-forwarded-host": "a\r\nset-cookie: b"}, ("http", "asked.test")),
+            (STRANGER, {"x-forwarded-proto": "https", "x-forwarded-host": "evil.test"}, "http://asked.test"),
+            (STRANGER, {"forwarded": "proto=https;host=evil.test", "x-forwarded-port": "1"}, "http://asked.test"),
+            (None, {"x-forwarded-proto": "https"}, "https://asked.test"),
+            (PROXY, {}, "http://asked.test"),
+            (PROXY, {"x-forwarded-proto": "https"}, "https://asked.test"),
+            (PROXY, {"x-forwarded-proto": "HTTPS, http"}, "https://asked.test"),
+            (PROXY, {"x-forwarded-host": "shown.test:8443 , inner"}, "http://shown.test:8443"),
+            (PROXY, {"x-forwarded-host": "[2001:db8::1]:80"}, "http://[2001:db8::1]:80"),
+            # Forwarded goes first, each part by itself.
+            (PROXY, {"forwarded": "proto=https;host=shown.test"}, "https://shown.test"),
+            (PROXY, {"forwarded": 'Host="shown.test:8443"; Proto=HTTPS;for=_x'}, "https://shown.test:8443"),
+            (PROXY, {"forwarded": 'host="[2001:db8::1]:8443"'}, "http://[2001:db8::1]:8443"),
+            (PROXY, {"forwarded": "host=shown.test:8443"}, "http://shown.test:8443"),
+            (PROXY, {"forwarded": 'host="sho\\wn.test"'}, "http://shown.test"),
+            (PROXY, {"forwarded": "proto=https;host=shown.test, proto=http;host=inner"}, "https://shown.test"),
+            (PROXY, {"forwarded": "host=shown.test", "x-forwarded-host": "other.test"}, "http://shown.test"),
+            (PROXY, {"forwarded": "for=1.2.3.4", "x-forwarded-proto": "https"}, "https://asked.test"),
+            (PROXY, {"forwarded": "proto=https", "x-forwarded-host": "shown.test"}, "https://shown.test"),
+            (PROXY, {"forwarded": "proto=https;proto=http"}, "https://asked.test"),
+            # What a name has lost: NGINX's $host is without a port.
+            (PROXY, {"x-forwarded-port": "8443", "x-forwarded-proto": "https"}, "https://asked.test:8443"),
+            (PROXY, {"x-forwarded-port": "443, 80", "x-forwarded-proto": "https"}, "https://asked.test"),
+            (PROXY, {"x-forwarded-port": "80"}, "http://asked.test"),
+            (PROXY, {"x-forwarded-host": "shown.test", "x-forwarded-port": "81"}, "http://shown.test:81"),
+            (PROXY, {"x-forwarded-host": "shown.test:80", "x-forwarded-port": "81"}, "http://shown.test:80"),
+            (PROXY, {"x-forwarded-host": "[2001:db8::1]", "x-forwarded-port": "81"}, "http://[2001:db8::1]:81"),
+            (PROXY, {"forwarded": "host=shown.test", "x-forwarded-port": "81"}, "http://shown.test"),
+            # What is no scheme, host or port counts for nothing.
+            (PROXY, {"x-forwarded-proto": "javascript", "x-forwarded-host": "a/b"}, "http://asked.test"),
+            (PROXY, {"forwarded": "proto=javascript;host=user@evil.test"}, "http://asked.test"),
+            (PROXY, {"x-forwarded-host": "a\r\nset-cookie: b"}, "http://asked.test"),
+            (PROXY, {"forwarded": 'host="a\r\nset-cookie: b"'}, "http://asked.test"),
+            (PROXY, {"forwarded": 'host="shown.test;proto=https'}, "http://asked.test"),
+            (PROXY, {"forwarded": "host=shown.test garbage"}, "http://asked.test"),
+            (PROXY, {"x-forwarded-host": "shown.test:0"}, "http://asked.test"),
+            (PROXY, {"x-forwarded-host": "shown.test:65536"}, "http://asked.test"),
+            (PROXY, {"x-forwarded-host": "a" * 256}, "http://asked.test"),
+            (PROXY, {"x-forwarded-port": "8443/evil"}, "http://asked.test"),
+            (PROXY, {"x-forwarded-port": "99999"}, "http://asked.test"),
         ],
     )
     def test_scheme_and_host(self, proxies, peer, headers, origin):
         assert proxies.origin(request(peer, ("host", "asked.test"), *headers.items())) == origin
 
+    def test_the_port_in_host(self, proxies):
+        assert proxies.origin(request(STRANGER, ("host", "asked.test:5443"))) == "http://asked.test:5443"
+        sent = (("host", "asked.test:5443"), ("x-forwarded-port", "81"), ("x-forwarded-proto", "https"))
+        assert proxies.origin(request(PROXY, *sent)) == "https://asked.test:5443"
+
+    def test_the_first_of_several_lines(self, proxies):
+        sent = (("x-forwarded-proto", "https"), ("x-forwarded-proto", "http"))
+        assert proxies.origin(request(PROXY, ("host", "a"), *sent)) == "https://a"
+
     def test_the_scheme_of_the_connection(self, proxies):
-        assert proxies.origin(request(STRANGER, ("host", "a"), scheme="https")) == ("https", "a")
-        assert proxies.origin(request(STRANGER)) == ("http", "")
+        assert proxies.origin(request(STRANGER, ("host", "a"), scheme="https")) == "https://a"
+
+    @pytest.mark.parametrize(
+        "host", ["", "a b", "a/../b", "user@a", "a?b", "a" * 256, "[::1", "a:b", "a:999999", "a\n"]
+    )
+    def test_without_a_usable_host_there_is_none(self, proxies, host):
+        assert proxies.origin(request(STRANGER, ("host", host))) == ""
+
+    @given(*[st.text(st.characters(max_codepoint=255), max_size=40)] * 4)
+    def test_nothing_hostile_comes_through(self, host, forwarded, named, port):
+        sent = (
+            ("host", host),
+            ("forwarded", f"host={forwarded}"),
+            ("x-forwarded-host", named),
+            ("x-forwarded-port", port),
+        )
+        assert re.fullmatch(
+            r"(http://([\w.~-]+|\[[0-9a-fA-F:.]+\])(:\d+)?)?",
+            Proxies(private_networks()).origin(request(PROXY, *sent)),
+            re.ASCII,
+        )
+
+
+class TestPrefix:
+    @pytest.mark.parametrize(
+        ("peer", "lines", "prefix"),
+        [
+            (PROXY, [], ""),
+            (PROXY, ["/registry"], "/registry"),
+            (PROXY, ["/registry/"], "/registry"),
+            (PROXY, ["/a/b.c/%20x"], "/a/b.c/%20x"),
+            (PROXY, ["/"], ""),
+            # Two proxies took away a piece each.
+            (PROXY, ["/a, /b"], "/a/b"),
+            (PROXY, ["/a", "/b/"], "/a/b"),
+            (STRANGER, ["/registry"], ""),
+            (PROXY, ["//evil.test"], ""),
+            (PROXY, ["/a,//evil.test"], ""),
+            (PROXY, ["registry"], ""),
+            (PROXY, ["https://evil.test/"], ""),
+            (PROXY, ["/a b"], ""),
+            (PROXY, ["/a\r\nset-cookie: b"], ""),
+            (PROXY, ["/a?b"], ""),
+            (PROXY, ["/a#b"], ""),
+            (PROXY, ["/\xe9"], ""),
+            (PROXY, ["/" + "a" * 255], ""),
+        ],
+    )
+    def test_prefix(self, proxies, peer, lines, prefix):
+        assert proxies.prefix(request(peer, *(("x-forwarded-prefix", line) for line in lines))) == prefix
 
 
 class TestRequestId:

@@ -23,11 +23,17 @@ from hatoba.web.v2.routes import (
     UPLOADS,
     Action,
     Target,
-    find,
     split,
 )
 
 DIGEST = "sha256:" + "0" * 64
+
+
+def route_of(asked):
+    target = routes.locate(asked)
+    return routes.choose(asked, target), target
+
+
 NAMES = [
     "a",
     "library/alpine",
@@ -115,7 +121,7 @@ def test_what_concerns_no_repository():
 @pytest.mark.parametrize("method", ["GET", "PUT", "BREW"])
 def test_what_is_no_endpoint(path, method):
     with pytest.raises(NotFound) as raised:
-        find(request(method, path))
+        route_of(request(method, path))
     assert raised.value.status == 404
     assert raised.value.detail == {"path": path}
 
@@ -137,7 +143,7 @@ def test_no_path_breaks_the_split(tail):
 
 def test_a_long_path_is_cut_in_the_answer():
     with pytest.raises(NotFound) as raised:
-        find(request("GET", "/v2/" + "x" * 5000))
+        route_of(request("GET", "/v2/" + "x" * 5000))
     assert len(raised.value.detail["path"]) == 255
 
 
@@ -191,7 +197,7 @@ def test_every_endpoint_of_the_spec_is_there():
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.pattern}")
 def test_each_row_is_found_by_a_path_of_its_pattern(route):
     path = route.pattern.format(name="a/b", reference="latest", digest=DIGEST, id="4711")
-    found, target = find(request(route.method, path))
+    found, target = route_of(request(route.method, path))
     assert found is route
     assert target.pattern == route.pattern
     assert target.name == ("a/b" if "{name}" in route.pattern else "")
@@ -208,12 +214,26 @@ def test_each_handler_takes_what_it_is_given(route):
 def test_another_method_is_405_naming_those_there_are(pattern):
     path = pattern.format(name="a", reference="latest", digest=DIGEST, id="4711")
     there = {route.method for route in ROUTES if route.pattern == pattern}
-    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "B" * 500} - there:
+    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "B" * 500} - there:
         with pytest.raises(Unsupported) as raised:
-            find(request(method, path))
+            route_of(request(method, path))
         assert raised.value.status == 405
-        assert set(dict(raised.value.headers)["Allow"].split(", ")) == there
+        assert set(dict(raised.value.headers)["Allow"].split(", ")) == there | {"OPTIONS"}
         assert len(raised.value.message) < 100
+
+
+@pytest.mark.parametrize("pattern", list(dict.fromkeys(route.pattern for route in ROUTES)))
+def test_options_names_the_methods_there_are(pattern):
+    path = pattern.format(name="a", reference="latest", digest=DIGEST, id="4711")
+    answer = routes.preflight(path)
+    assert (answer.status, answer.body) == (204, b"")
+    allowed = dict(answer.headers)["allow"].split(", ")
+    assert set(allowed) == {route.method for route in ROUTES if route.pattern == pattern} | {"OPTIONS"}
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/a", "/v2//", "/v2/a/unknown/b", "/v2/UPPER/tags", "/v2/" + "x" * 5000])
+def test_options_of_what_is_no_endpoint(path):
+    assert routes.preflight(path) == routes.Response(204)
 
 
 class WritableRegistry:
@@ -229,7 +249,7 @@ async def test_dispatch_hands_over_name_and_reference():
 
     registry, asked = WritableRegistry(), request("GET", "/v2/a/b/manifests/latest")
     asked.repository = "a/b"
-    _, target = find(asked)
+    _, target = route_of(asked)
     await routes.dispatch(registry, asked, routes.Route("GET", MANIFEST, "pull", handler), target)
     await routes.dispatch(registry, asked, routes.Route("GET", PING, "ping", handler), Target(PING, "", ""))
     assert calls == [(registry, asked, "a/b", "latest"), (registry, asked)]

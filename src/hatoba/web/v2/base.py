@@ -64,15 +64,14 @@ class Registry:
     def address(self, request: Request, path: str) -> str:
         """The address of `path` on this registry, for Location and Link.
 
-        A path alone unless the operator asked for more: no proxy can get that wrong.
+        A path alone unless the operator asked for more: no proxy can get its scheme and host wrong.
         """
-        path = self.options.prefix + path
         if self.options.host:
-            return f"{self.options.host}{path}"
-        if self.options.relative_urls:
-            return path
-        scheme, host = self.proxies.origin(request)
-        return f"{scheme}://{host}{path}"
+            return f"{self.options.host}{self.options.prefix}{path}"
+        taken = self.proxies.prefix(request)
+        # A request without `http.prefix` in its path came by a proxy that took it away; it may have said so.
+        path = taken + (self.options.prefix if request.prefixed or not taken else "") + path
+        return path if self.options.relative_urls else f"{self.proxies.origin(request)}{path}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The routes of /v2/: one row an endpoint, with the action that `auth` must allow.
 
 A repository name holds slashes and may hold the words `blobs`, `manifests` or `tags`: the path is matched from its end.
+OPTIONS alone has no row: it needs no credentials and reaches no handler.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hatoba.errors import NotFound, Unsupported
-from hatoba.web.messages import Request
+from hatoba.web.messages import Request, Response
 from hatoba.web.v2 import base, blobs, listings, manifests, uploads
 from hatoba.web.v2.base import Answer, Registry
 
@@ -63,7 +64,7 @@ ROUTES = (
 _BY_KIND = {"manifests": MANIFEST, "blobs": BLOB, "referrers": REFERRERS}
 _TABLE = {(route.pattern, route.method): route for route in ROUTES}
 _ALLOWED = {
-    pattern: ", ".join(route.method for route in ROUTES if route.pattern == pattern)
+    pattern: ", ".join([*(route.method for route in ROUTES if route.pattern == pattern), "OPTIONS"])
     for pattern in dict.fromkeys(route.pattern for route in ROUTES)
 }
 
@@ -94,17 +95,32 @@ def split(path: str) -> Target | None:
     return Target(pattern, head, last) if head and pattern else None
 
 
-def find(request: Request) -> tuple[Route, Target]:
-    """The route of a request; raises NotFound, Unsupported with Allow when only the method is wrong."""
+def locate(request: Request) -> Target:
+    """What a request's path names; raises NotFound."""
     target = split(request.path)
     if target is None or (target.pattern not in {PING, CATALOG} and not target.name):
         raise NotFound(detail={"path": request.path[:255]})
+    return target
+
+
+def choose(request: Request, target: Target) -> Route:
+    """The route of a request; raises Unsupported with Allow when the method is wrong."""
     route = _TABLE.get((target.pattern, request.method))
     if route is None:
         raise Unsupported(
             f"{request.method[:16]} is not supported here", headers=(("Allow", _ALLOWED[target.pattern]),)
         )
-    return route, target
+    return route
+
+
+def preflight(path: str) -> Response:
+    """The answer to OPTIONS, whoever asks and whatever is there: 204.
+
+    Before a browser lets a page of another origin delete a manifest, it asks so, and never with credentials. What it
+    wants to hear is in `http.headers`, which are on every answer.
+    """
+    target = split(path) if path.startswith("/v2/") else None
+    return Response(204, [("allow", _ALLOWED[target.pattern])] if target else [])
 
 
 async def dispatch(registry: Registry, request: Request, route: Route, target: Target) -> Answer:

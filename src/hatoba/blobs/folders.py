@@ -1,0 +1,105 @@
+"""Folders of a local disk: what lies in them, with sizes and times, and ending them. For `filesystem` alone.
+
+Plain functions that may wait for the disk: they run on the driver's threads. A folder that is not there is empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from hatoba.blobs.driver import Child, Listed
+
+_DEEPEST = 16  # Docker's tree ends at 8 below a repository; a link to a folder above it would never end
+
+
+def entries(path: str) -> list[tuple[str, bool]]:
+    """(name, whether it is a folder) of what lies at `path`; a symbolic link is no folder."""
+    try:
+        with os.scandir(path) as found:
+            return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def children(path: str) -> list[Child]:
+    """What lies at `path`. Folders are followed through symbolic links, as Docker's registry does."""
+    try:
+        with os.scandir(path) as found:
+            return [Child(_text(entry.name), entry.is_dir()) for entry in found]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def listed(path: str, key: str) -> list[Listed]:
+    """All files beneath `path`, whose key is `key`."""
+    return list(_listed(path, key, 0))
+
+
+def _listed(path: str, key: str, depth: int) -> Iterator[Listed]:
+    if depth > _DEEPEST:
+        return
+    try:
+        with os.scandir(path) as found:
+            inside = list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in inside:
+        if entry.is_dir():
+            yield from _listed(entry.path, f"{key}/{entry.name}", depth + 1)
+            continue
+        with contextlib.suppress(FileNotFoundError):  # gone since, or a symbolic link to nowhere
+            met = entry.stat()
+            size = met.st_size if stat.S_ISREG(met.st_mode) else -1
+            yield Listed(_text(f"{key}/{entry.name}"), size, _moment(met.st_mtime_ns))
+
+
+def changed_at(path: str, top: str) -> datetime | None:
+    """When the nearest folder at or above `path`, not above `top`, was last changed; None when not even `top` is."""
+    while len(path) >= len(top):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            met = os.stat(path)
+            if stat.S_ISDIR(met.st_mode):
+                return _moment(met.st_mtime_ns)
+        path = os.path.dirname(path)
+    return None
+
+
+def remove_tree(path: str) -> None:
+    """End the folder and all in it."""
+    for name, is_folder in entries(path):
+        if is_folder:
+            remove_tree(f"{path}/{name}")
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}/{name}")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.rmdir(path)
+
+
+def remove_older(folder: str, cutoff: float) -> int:
+    """End files of `folder` last written before `cutoff`; how many went."""
+    removed = 0
+    for name, is_folder in entries(folder):
+        path = f"{folder}/{name}"
+        with contextlib.suppress(FileNotFoundError):
+            if not is_folder and os.stat(path).st_mtime < cutoff:
+                os.unlink(path)
+                removed += 1
+    return removed
+
+
+def _text(name: str) -> str:
+    # Bytes that are no UTF-8 come as lone surrogates, which neither a log nor a database takes.
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _moment(nanoseconds: int) -> datetime:
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    try:
+        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
+    except (ValueError, OverflowError, OSError):  # a disk may say the year 30,000
+        return datetime.fromtimestamp(0, UTC)

@@ -1,0 +1,1 @@
+"""What hatoba counts of itself: the metrics and their words (`catalogue`), and where workers count them (`cells`)."""
