@@ -274,7 +274,7 @@ async def backup(settings: Settings, folder: Path, *, hard_links: bool) -> Async
             await database.check_schema()
             made_at = await database.made_at()
         stack.enter_context(backup_folder.claimed(folder, root, made_at))
-        driver = stack.enter_context(contextlib.closing(_writable(folder, _own(folder) / "metadata.db")))
+        driver = stack.enter_context(contextlib.closing(_writable(folder, _own(folder) / "metadata.db", at_once=True)))
         destination = Destination(
             folder,
             driver,
@@ -389,13 +389,13 @@ def _explained(path: Path) -> Iterator[None]:
         raise HatobaError(f"{printable(path)}: {error.message}") from error
 
 
-def _writable(root: Path, database: Path) -> Filesystem:
+def _writable(root: Path, database: Path, *, at_once: bool = False) -> Filesystem:
     """The driver, when all that a command changes may be written; else HatobaError: SQLite would name no file."""
     for path in (database, database.parent, _own(root), _own(root) / "locks", root / layout.REPOSITORIES):
         if os.access(path, os.F_OK) and not os.access(path, os.W_OK):
             raise HatobaError(f"{printable(path)} cannot be written by uid {os.geteuid()}")
     try:
-        return Filesystem(root)
+        return Filesystem(root, at_once=at_once)
     except OSError as error:
         where = printable(error.filename or root)
         raise HatobaError(f"{where} cannot be used by uid {os.geteuid()}: {error.strerror}") from None

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
-from hatoba.blobs import folders
+from hatoba.blobs import copying, folders
 from hatoba.blobs.driver import BlobReader, BlobWriter, Child, Entry, KeyBusy, KeyMissing, Listed, OutOfSpace, ancestors
 from hatoba.cancellation import outlast
 from hatoba.errors import Unavailable
@@ -40,9 +40,13 @@ _WRITABLE = 0o644
 
 
 class Filesystem:
-    """`BlobDriver` on the folder `root`; opening it makes only hatoba's own folder for temporary files."""
+    """`BlobDriver` on the folder `root`; opening it makes only hatoba's own folder for temporary files.
 
-    def __init__(self, root: Path) -> None:
+    With `at_once` links are made durable by one sync of the whole file system: for a million of them in a row.
+    """
+
+    def __init__(self, root: Path, *, at_once: bool = False) -> None:
+        self._at_once = at_once
         self._root = root
         self._temporary = root / OWN_FOLDER / "tmp"
         self._temporary.mkdir(parents=True, exist_ok=True)
@@ -232,6 +236,9 @@ class Filesystem:
                 raise
 
     def _sync_links(self, keys: tuple[str, ...]) -> None:
+        if self._at_once:
+            copying.sync(self._root)
+            return
         above: set[str] = set()
         with _translated():
             for key in keys:

@@ -6,6 +6,7 @@ Owns as whom it works, what it says, and the exit code. What is copied and in wh
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +22,10 @@ from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import HatobaError, InsufficientStorage
 from hatoba.operations import backup_folder
-from hatoba.operations.backup import Copied
+from hatoba.operations.backup import Backup
 from hatoba.operations.findings import Report
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _Destination = Annotated[
     Path, typer.Argument(metavar="DEST", help="The folder of the backup; made if it is not there.", show_default=False)
@@ -53,30 +56,33 @@ def backup(dest: _Destination, *, hard_links: _HardLinks = False, config: Config
         with shown() as bar:
             report = Report(lambda finding: bar.say(as_line(finding)))
             try:
-                copied = asyncio.run(_copy(settings, dest, report, bar, hard_links=hard_links))
+                work = asyncio.run(_copy(settings, dest, report, bar, hard_links=hard_links))
             except KeyboardInterrupt:
                 typer.echo("hatoba: stopped; the next backup goes on with what is copied already", err=True)
                 raise typer.Exit(130) from None
-            except InsufficientStorage:
+            except (InsufficientStorage, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in _FULL:
+                    raise
                 raise HatobaError(f"{printable(dest)}: no space left") from None
-        typer.echo(_summary(copied, dest, report), err=True)
+        typer.echo(_summary(work, dest, report), err=True)
         for what in [*wiring.elsewhere(settings), *([] if path is None else [path])]:
             typer.echo(f"not copied: {printable(what)}", err=True)
     if report.findings:
         raise typer.Exit(1)
 
 
-async def _copy(settings: Settings, dest: Path, report: Report, bar: Bar, *, hard_links: bool) -> Copied:
+async def _copy(settings: Settings, dest: Path, report: Report, bar: Bar, *, hard_links: bool) -> Backup:
     async with wiring.backup(settings, dest, hard_links=hard_links) as work:
         await work.run(report, bar)
-        return work.copied
+        return work
 
 
-def _summary(copied: Copied, dest: Path, report: Report) -> str:
+def _summary(work: Backup, dest: Path, report: Report) -> str:
+    copied = work.copied
     how = [(copied.linked, "hard-linked"), (copied.cloned, "cloned")]
     told = "".join(f", {number} of them {word}" for number, word in how if number)
     lost = f", {report.findings} missing" if report.findings else ""
     return (
         f"{printable(dest)}: {tables.many(copied.files, 'file')} ({tables.amount(copied.bytes)}) copied{told}, "
-        f"{copied.there} were there, {tables.many(copied.links, 'link')} written{lost}"
+        f"{work.there} were there, {tables.many(work.links, 'link')} written{lost}"
     )

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from hatoba.blobs import copying
+from hatoba.blobs.copying import Copied, Copier, Wanted
 from hatoba.blobs.driver import BlobDriver
 from hatoba.cancellation import outlast
 from hatoba.db import blobs, mirror
 from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Transaction, now
-from hatoba.errors import HatobaError, RegistryError
+from hatoba.errors import HatobaError
 from hatoba.oci.digest import Digest
 from hatoba.operations import link_files
 from hatoba.operations.findings import Progress, Report
@@ -36,19 +37,7 @@ _PAGE = 200
 _MARKS = 500
 _ROUNDS = 3
 OWN_FILES = ("htpasswd", "secret")  # of the folder `hatoba`, beside the database
-_FIX = "push it again, or restore it; an older backup may have it"
-
-
-@dataclass(slots=True)
-class Copied:
-    """What a backup did. Files are blobs; `there` were in the copy already."""
-
-    files: int = 0
-    bytes: int = 0
-    there: int = 0
-    cloned: int = 0
-    linked: int = 0
-    links: int = 0
+_FIX = "run `hatoba verify`, then push it again; an older backup may have it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +66,8 @@ class Backup:
         self._new = destination.own / "metadata-new.db"
         self._current = destination.own / "metadata.db"
         self.copied = Copied()
+        self.there = 0
+        self.links = 0
 
     async def run(self, report: Report, progress: Progress) -> None:
         """Make the copy; what it lacks because the registry lacks it goes into `report`.
@@ -97,6 +88,7 @@ class Backup:
         """Steps 1 and 2. A blob that was collected between the two is no loss: the database is copied again."""
         for left in reversed(range(_ROUNDS)):
             progress.begin("database", None)
+            self.there = 0
             await _thread(_remove_database, self._new)
             await self._database.copy_to(self._new)
             copy = self._to.open_database(self._new)
@@ -105,9 +97,10 @@ class Backup:
                     raise HatobaError(f"the database is damaged, and is not copied: {defects[0]}")
                 async with self._older() as older:
                     lost = [each async for each in self._copy_blobs(copy, older, progress)]
-                if not left or not [row for row, _ in lost if await self._was_collected(row)]:
-                    for row, why in lost:
-                        report.add("blob-missing", row.digest, f"it is not in the backup: {why}", _FIX)
+                if not left or not [digest for digest, _ in lost if await self._was_collected(digest)]:
+                    await _mark_missing(copy, [digest for digest, _ in lost])
+                    for digest, why in lost:
+                        report.add("blob-missing", digest, f"it is not in the backup: {why}", _FIX)
                     return copy
             except BaseException:
                 copy.close()
@@ -117,21 +110,26 @@ class Backup:
 
     async def _copy_blobs(
         self, copy: Database, older: Database | None, progress: Progress
-    ) -> AsyncIterator[tuple[BlobRow, str]]:
+    ) -> AsyncIterator[tuple[str, str]]:
         """Copy what is not there; gives the blobs that are not there afterwards either, and why."""
         progress.begin("blobs", await copy.scan(lambda reader: blobs.bytes_after(reader, "")))
+        copier = Copier(self._root, self._to.root, progress.advance, hard_links=self._hard_links)
+        self.copied = copier.copied
         after = ""
         while rows := await blobs.listed(copy, after, _PAGE):
+            wanted: list[Wanted] = []
             for row in rows:
-                there = await self._is_there(row, older)
-                if there:
-                    self.copied.there += 1
+                if await self._is_there(row, older):
+                    self.there += 1
                     progress.advance(row.size)
-                elif not row.ready:
-                    yield row, "the registry lacks it, too"
-                elif (why := await self._copy_blob(row, progress)) is not None:
-                    yield row, why
+                elif row.ready:
+                    wanted.append(Wanted(row.key, Digest.parse(row.digest), row.size))
+                else:
+                    yield row.digest, "the registry lacks it, too"
+            for lost, why in await _stoppable(copier, wanted):
+                yield str(lost.digest), why
             after = rows[-1].digest
+        await _thread(copying.sync, self._to.root)
 
     async def _is_there(self, row: BlobRow, older: Database | None) -> bool:
         """Whether the copy has the file, of the right size, and no check of the copy has found it wrong since."""
@@ -141,52 +139,8 @@ class Backup:
         known = None if older is None else await blobs.find(older, Digest.parse(row.digest))
         return known is None or known.ready
 
-    async def _copy_blob(self, row: BlobRow, progress: Progress) -> str | None:
-        """Why the blob cannot be copied, None when it was."""
-        digest = Digest.parse(row.digest)
-        await self._to.driver.prepare(row.key)
-        temporary = f"hatoba/tmp/{digest.encoded}"
-        source, target = str(self._root / row.key), str(self._to.root / temporary)
-        try:
-            if self._hard_links and await _thread(copying.link, source, target):
-                self.copied.linked += 1
-                progress.advance(row.size)
-            elif (why := await self._copy_bytes(row, source, target, progress)) is not None:
-                return why
-            await self._to.driver.publish(temporary, row.key)
-        except FileNotFoundError:
-            return "there is no file"
-        except OSError as error:
-            if error.filename != source:
-                raise
-            return error.strerror or str(error)
-        self.copied.files += 1
-        self.copied.bytes += row.size
-        return None
-
-    async def _copy_bytes(self, row: BlobRow, source: str, target: str, progress: Progress) -> str | None:
-        digest = Digest.parse(row.digest)
-        whole = False
-        copy = await _thread(copying.FileCopy, source, target, digest.algorithm)
-        try:
-            if copy.size != row.size:
-                return f"its file has {copy.size} bytes instead of {row.size}"
-            if await _thread(copy.clone):
-                await _thread(copy.finish)
-                self.copied.cloned += 1
-                progress.advance(row.size)
-                whole = True
-                return None
-            while length := await _thread(copy.step):
-                progress.advance(length)
-            found = await _thread(copy.finish)
-            whole = found == digest.encoded
-            return None if whole else f"its file's content is {digest.algorithm}:{found}"
-        finally:
-            await _thread(lambda: copy.close(keep=whole))
-
-    async def _was_collected(self, row: BlobRow) -> bool:
-        return await blobs.find(self._database, Digest.parse(row.digest)) is None
+    async def _was_collected(self, digest: str) -> bool:
+        return await blobs.find(self._database, Digest.parse(digest)) is None
 
     def _copy_own(self, name: str) -> None:
         source = self._root / "hatoba" / name
@@ -217,10 +171,10 @@ class Backup:
         await _mark(copy, unnamed)
 
     def _swap(self) -> None:
-        """Step 4. A log that SQLite left beside either database would be taken for the new one's."""
-        with contextlib.suppress(RegistryError, HatobaError):
-            if self._current.exists():
-                self._to.open_database(self._current).close()
+        """Step 4. A log that SQLite left beside either database would be taken for the new one's.
+
+        There is none: whoever closes a database last folds its log in, and `_older` did.
+        """
         for path in (self._new, self._current):
             log = path.with_name(f"{path.name}-wal")
             if log.exists() and log.stat().st_size:
@@ -236,7 +190,7 @@ class Backup:
             before = -1
             while (left := await links.pending(timedelta(0))) and left != before:
                 before = left
-                self.copied.links += min(await links.catch_up(), left)
+                self.links += min(await links.catch_up(), left)
                 await links.settle()
                 progress.advance(_MARKS)
         if left:
@@ -248,14 +202,24 @@ class Backup:
         if not self._current.exists():
             yield None
             return
-        try:
-            database = self._to.open_database(self._current)
-            await database.check_schema()
-        except HatobaError:
-            yield None
-            return
-        with contextlib.closing(database):
-            yield database
+        with contextlib.ExitStack() as stack:
+            usable = None
+            with contextlib.suppress(HatobaError):
+                database = stack.enter_context(contextlib.closing(self._to.open_database(self._current)))
+                await database.check_schema()
+                usable = database
+            yield usable
+
+
+async def _mark_missing(copy: Database, digests: list[str]) -> None:
+    """Let the copy say what it lacks; else a file that a check of it found rotten would count as good again."""
+
+    async def mark(transaction: Transaction) -> None:
+        for digest in digests:
+            await blobs.mark_missing(transaction, Digest.parse(digest))
+
+    if digests:
+        await copy.write(mark)
 
 
 async def _mark(copy: Database, links: list[Link]) -> None:
@@ -270,6 +234,17 @@ async def _mark(copy: Database, links: list[Link]) -> None:
 def _remove_database(path: Path) -> None:
     for rest in ("", "-wal", "-shm", "-journal"):
         path.with_name(f"{path.name}{rest}").unlink(missing_ok=True)
+
+
+async def _stoppable(copier: Copier, wanted: list[Wanted]) -> list[tuple[Wanted, str]]:
+    """Copy a batch on a thread; a cancelled caller stops it at its next block, and waits for that."""
+    future = asyncio.get_running_loop().run_in_executor(None, copier.batch, wanted)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        copier.stop()
+        await outlast(future)
+        raise
 
 
 async def _thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

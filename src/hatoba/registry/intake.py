@@ -132,7 +132,10 @@ async def read_back(
         block = await source.read(offset, min(_READ_BACK_BYTES, size - offset))
         if not block:
             break  # shorter than its row: the digest differs, and the caller looks at the size
-        await loop.run_in_executor(pool, _update, found, (block,))
+        if len(block) <= _HASH_INLINE_BYTES:
+            found.update(block)
+        else:
+            await loop.run_in_executor(pool, _update, found, (block,))
         offset += len(block)
         if pace is not None:
             await pace(len(block))

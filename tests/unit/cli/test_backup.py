@@ -193,6 +193,29 @@ def test_what_a_check_of_the_backup_found_rotten_is_copied_again(copy, fix):
     assert copy.run("verify").exit_code == 0
 
 
+def test_what_is_rotten_in_both_is_served_from_neither(filled, copy):
+    copy.again()
+    for shelf in (filled, copy):
+        rotten(blob_file(shelf, LAYER))
+        assert shelf.run("verify").exit_code == 1
+    assert copy.again().exit_code == 1
+    connection = apsw.Connection(str(copy.root / "hatoba/metadata.db"))
+    assert connection.execute("SELECT digest FROM blobs WHERE state = 'missing'").fetchall() == [(str(LAYER.digest),)]
+    connection.close()
+
+
+def test_what_the_copy_lost_and_the_registry_has_rotten_unnoticed(filled, copy):
+    copy.again()
+    for shelf in (filled, copy):
+        rotten(blob_file(shelf, LAYER))
+    assert copy.run("verify").exit_code == 1
+    assert copy.again().exit_code == 1
+    assert copy.run("verify").exit_code == 1, "the new database does not say that it is good"
+    connection = apsw.Connection(str(copy.root / "hatoba/metadata.db"))
+    assert connection.execute("SELECT count(*) FROM blobs WHERE state = 'missing'").fetchall() == [(1,)]
+    connection.close()
+
+
 def test_a_damaged_database_takes_no_backups_place(filled, copy):
     copy.again()
     before = files(copy.root)
@@ -283,9 +306,10 @@ def test_somebody_is_at_work_there(copy, lock, message):
     assert copy.again().exit_code == 0
 
 
-def test_no_space_left(copy, monkeypatch):
+@pytest.mark.parametrize("error", [InsufficientStorage(), OSError(28, "No space left on device")])
+def test_no_space_left(copy, monkeypatch, error):
     async def full(*_):
-        raise InsufficientStorage
+        raise error
 
     monkeypatch.setattr(Backup, "run", full)
     result = copy.again()
@@ -294,7 +318,7 @@ def test_no_space_left(copy, monkeypatch):
 
 # Broken off
 
-STEPS = ["_copy_database", "_copy_blobs", "_copy_bytes", "_mark_links", "_swap", "_write_links"]
+STEPS = ["_copy_database", "_copy_blobs", "batch", "_mark_links", "_swap", "_write_links"]
 
 
 class StoppedError(Exception):
@@ -309,12 +333,12 @@ def stop_before(monkeypatch, step):
             yield
 
         monkeypatch.setattr(Backup, step, blobs)
-    elif step == "_swap":
+    elif step in {"batch", "_swap"}:
 
-        def swap(_):
+        def stopped(*_):
             raise StoppedError
 
-        monkeypatch.setattr(Backup, step, swap)
+        monkeypatch.setattr(Backup if step == "_swap" else copying.Copier, step, stopped)
     else:
 
         async def other(*_):
@@ -378,6 +402,14 @@ def test_a_log_that_was_left_is_not_taken_for_the_new_databases(filled, copy):
     filled.push("team/app", IMAGES[1], "v2")
     assert copy.again().exit_code == 0
     assert not log.exists()
+    assert listed(copy) == listed(filled)
+
+
+@pytest.mark.parametrize("content", [b"no database" * 100, b""])
+def test_an_older_database_that_cannot_be_used_is_replaced(filled, copy, content):
+    copy.again()
+    (copy.root / "hatoba/metadata.db").write_bytes(content)
+    assert copy.again().exit_code == 0
     assert listed(copy) == listed(filled)
 
 
