@@ -110,6 +110,69 @@ def test_slow_but_moving(pull, e2e, headers):
     assert f" status={206 if headers else 200} " in line
 
 
+def test_slow_heads_and_stalled_uploads_free_what_they_held(serving, e2e, free_port, tmp_path):
+    """Heads that come byte by byte and bodies that stop: both are cut, and others can go on with the sessions."""
+    host = f"127.0.0.1:{free_port()}"
+    limits = {"REGISTRY_HATOBA_LIMITS_STALLTIMEOUT": "1s", "REGISTRY_HATOBA_LIMITS_HEADERTIMEOUT": "2s"}
+    with (
+        contextlib.ExitStack() as stack,
+        serving(tmp_path / "data", "--addr", host, env=limits | {"REGISTRY_AUTH": "none"}) as server,
+    ):
+        locations = [start_upload(host) for _ in range(40)]
+        e2e.wait_for(lambda: not [name for name in held(server) if name != "socket"], "an upload is in use")
+        before = held(server)
+        slow = [connected(stack, host, b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ") for _ in range(100)]
+        head = "PATCH {} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nsome"
+        stalled = [connected(stack, host, head.format(location).encode()) for location in locations]
+        e2e.wait_for(lambda: len(held(server)) >= len(before) + len(stalled), "the uploads do not begin")
+
+        def all_cut() -> bool:
+            for client in slow:
+                with contextlib.suppress(OSError):
+                    client.send(b"x")
+            return len(held(server)) <= len(before)  # of those, some may just be ending
+
+        e2e.wait_for(all_cut, lambda: f"still held: {held(server)}")
+        assert {client.recv(12) for client in stalled} == {b"HTTP/1.1 408"}
+        for location in locations:
+            assert patch(host, location, b" more") == (202, "0-8")
+
+
+def start_upload(host: str) -> str:
+    connection = http.client.HTTPConnection(host, timeout=60)
+    connection.request("POST", "/v2/x/blobs/uploads/")
+    location = connection.getresponse().headers["Location"]
+    connection.close()
+    return location
+
+
+def patch(host: str, location: str, body: bytes) -> tuple[int, str]:
+    """Go on with an upload; status and Range."""
+    connection = http.client.HTTPConnection(host, timeout=60)
+    connection.request("PATCH", location, body)
+    answer = connection.getresponse()
+    connection.close()
+    return answer.status, answer.headers["Range"]
+
+
+def connected(stack: contextlib.ExitStack, host: str, sent: bytes) -> socket.socket:
+    """A connection on which so much was sent; it ends with the stack."""
+    client = stack.enter_context(socket.create_connection(("127.0.0.1", int(host.rpartition(":")[2])), 60))
+    client.sendall(sent)
+    return client
+
+
+def held(server) -> list[str]:
+    """What the worker holds of clients: connections, and files of uploads."""
+    (worker,) = server.workers
+    found = []
+    for entry in Path(f"/proc/{worker}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(entry))
+    uploads = sorted(name for name in found if "_uploads" in name)
+    return ["socket"] * sum(name.startswith("socket:") for name in found) + uploads
+
+
 def check_line(server, status: int) -> None:
     """The access log tells of a cut answer, and of the bytes that went out: some, by far not all."""
     (line,) = lines_of(server)

@@ -26,7 +26,7 @@ from fuzz.serving import Registry, problems_at_the_end, serving
 from fuzz.vocabulary import digest_of
 from fuzz.wire import Answer, Closed, Connection
 
-GROWTH = 1.15
+MOST_PER_CENT = 115
 MOST_KIB = 150 * 1024
 A_MINUTE = 60
 _KEPT = 16  # images that are pulled
@@ -141,7 +141,7 @@ def growth(memory: list[list[int]]) -> list[str]:
     """What takes more than it may, in words."""
     found = []
     for number, (early, late) in enumerate(zip(*memory, strict=True), 1):
-        if late > GROWTH * early:
+        if late * 100 > MOST_PER_CENT * early:
             found.append(f"worker {number} grew from {early} to {late} KiB")
         if late > MOST_KIB:
             found.append(f"worker {number} has {late} KiB, more than {MOST_KIB}")

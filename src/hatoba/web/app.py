@@ -112,6 +112,7 @@ class App:
                 self._write_line(request, request_id, status, seconds)
         if request.cut_short:
             await request.linger(_LINGER_SECONDS)
+        request.let_go()
 
     async def _answer(self, request: Request, request_id: str) -> Answer | None:
         """The answer, also for everything that went wrong; None when the client is gone."""

@@ -44,6 +44,10 @@ class Response:
     body: bytes = b""
 
 
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
+
+
 class Request:
     """One request. `user` is None for anonymous; `address` is the client's, whatever proxies stand between.
 
@@ -189,6 +193,14 @@ class Request:
                 while not self.body_read:
                     message = await self._receive()
                     self.body_read = message["type"] != "http.request" or not message.get("more_body", False)
+
+    def let_go(self) -> None:
+        """Nothing more is read. granian keeps the connection as long as anybody has its `receive`.
+
+        An exception that its own frames hold keeps them, and so this request, until Python looks for cycles: in an idle
+        worker never. A connection whose body stalled stayed open for ever that way.
+        """
+        self._receive = _nothing
 
     async def left(self) -> None:
         """Wait until the client has closed the connection; what still comes of the body is dropped.
