@@ -192,8 +192,8 @@ def main() -> None:
                 campaign(chosen, options.processes, Path(folder), kept, total)
         finally:  # also of what was done until somebody ended it
             print(summary(total, options.seed, options.processes, time.perf_counter() - began))
-    if not total.violations:
-        kept.rmdir()
+    if not total.violations or options.without:
+        shutil.rmtree(kept)
     sys.exit(1 if total.violations else 0)
 
 
