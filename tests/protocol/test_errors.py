@@ -108,7 +108,7 @@ async def test_refused_methods(wire, kit, method, path):
     assert answer.status_code == 405
     assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
     named = {allowed.strip() for allowed in answer.headers["allow"].split(",")}
-    assert named <= set(ALLOWED[path].split())
+    assert named <= {*ALLOWED[path].split(), "OPTIONS"}  # some registries name it, some do not
     assert named >= set(ALLOWED[path].split()) - {"HEAD"}
 
 
