@@ -35,6 +35,31 @@ _PAUSE_SECONDS = 0.1
 Loader = Callable[..., Any]
 
 
+class Wake:
+    """What granian's loop sleeps on, in the place of `threading.Event`, which a signal handler must not touch.
+
+    A handler that interrupts the loop within the event's lock would wait for that lock for ever. And what is set while
+    the loop is about to `clear` would be slept over; here each `wait` takes what was set before it, and the loop looks
+    at its reasons after that.
+    """
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+
+    def set(self) -> None:
+        """Let `wait` return; for any thread and any signal handler."""
+        with contextlib.suppress(BlockingIOError):  # full: it will wake up
+            os.write(self._writing, b".")
+
+    def wait(self) -> None:
+        """Sleep until it is set."""
+        os.read(self._reading, select.PIPE_BUF)
+
+    def clear(self) -> None:
+        """Nothing: `wait` has done it."""
+
+
 class Workers(MPServer):
     """The parent and its workers, with `tls` and the options of granian's server.
 
@@ -43,9 +68,11 @@ class Workers(MPServer):
     """
 
     ssl_ctx: Any  # what granian hands to each worker that it starts
+    main_loop_interrupt: Any  # a `Wake`
 
     def __init__(self, tls: TLSSettings, *, drain_seconds: int, replaceable: bool, **options: Any) -> None:
         super().__init__("hatoba", workers_kill_timeout=drain_seconds, **options)
+        self.main_loop_interrupt = Wake()
         self._drain_seconds = drain_seconds
         self._tls = tls
         self._replaceable = replaceable
@@ -84,14 +111,8 @@ class Workers(MPServer):
 
     def _reload(self, spawn_target: Loader, target_loader: Loader) -> None:
         """Replace all workers at once; granian would do it one by one, each waiting for the last request of its own."""
-        self.main_loop_interrupt.clear()
         self.reload_signal = False
-        try:
-            if not self.interrupt_signal:
-                self._replace(spawn_target, target_loader)
-        finally:
-            if self.interrupt_signal or self.interrupt_children or self.reload_signal:
-                self.main_loop_interrupt.set()
+        self._replace(spawn_target, target_loader)
 
     def _replace(self, spawn_target: Loader, target_loader: Loader) -> None:
         if not self._replaceable:

@@ -110,9 +110,7 @@ class Registry:
 
     async def follow(self) -> None:
         """The walk that a start begins."""
-        walk = follow.LinkWalk(self.database, self.uploads._driver, self.uploads._links)
-        for (name,) in await self.database.all("SELECT name FROM repositories"):
-            await walk.repository(name)
+        await self.apps[0]._tree._walk()
 
     async def purge(self) -> None:
         """What is done every day with upload sessions and temporary files."""
@@ -129,7 +127,7 @@ async def _nothing(*_arguments: object) -> None:
 async def opened(place: Place, workers: int = 1) -> AsyncIterator[Registry]:
     """The registry as after `hatoba serve`."""
     mirror._SETTLE_SECONDS = 1e6
-    wiring.follow_links = _nothing  # type: ignore[assignment]
+    follow.Following.run = _nothing  # type: ignore[assignment]
     registry = Registry(place)
     structlog.configure(processors=[registry.keep_line])
     settings = place.settings()

@@ -18,7 +18,7 @@ _THROUGH = {"_fsync_path", "_fsync_folder", "make_durably"}  # the place is wher
 
 # No part of what clients do, so no run has them: copies that a backup makes, and bad files that are moved away.
 ELSEWHERE = {
-    ("copying.py", "finish"),
+    ("copying.py", "sync"),
     ("copying.py", "replace"),
     ("copying.py", "rename"),
     ("filesystem.py", "set_aside"),

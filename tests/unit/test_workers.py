@@ -1,45 +1,74 @@
-"""Replacing workers, as far as it goes without processes: the signal to stop is never slept over."""
+"""What granian's parent sleeps on: nothing that is set is slept over, and a signal may come at any moment."""
 
+import os
+import signal
 import threading
 
-import pytest
-
-from hatoba.workers import Workers
+from hatoba.workers import Wake, Workers
 
 
-@pytest.fixture
-def workers():
-    """A parent in the middle of its life; `replaced` counts."""
-    made = Workers.__new__(Workers)
-    made.main_loop_interrupt = threading.Event()
-    made.interrupt_signal, made.interrupt_children, made.replaced = False, [], 0
+def test_what_is_set_is_seen_once():
+    wake = Wake()
+    wake.set()
+    wake.set()
+    wake.wait()
+    awake = threading.Event()
+    sleeper = threading.Thread(target=lambda: (wake.wait(), awake.set()))
+    sleeper.start()
+    assert not awake.wait(0.2), "both were taken at once"
+    wake.set()
+    assert awake.wait(30)
+    sleeper.join()
 
-    def replace(*_):
-        made.replaced += 1
 
-    made._replace = replace
-    return made
+def test_what_comes_before_clear_is_not_lost():
+    """granian clears after it has looked at its reasons: a signal in between would be lost."""
+    wake = Wake()
+    wake.set()
+    wake.clear()
+    wake.wait()
 
 
-def test_replaced_and_asleep_again(workers):
+def test_any_number_may_be_set_while_nobody_waits():
+    wake = Wake()
+    for _ in range(70_000):  # more than a pipe holds
+        wake.set()
+    wake.wait()
+
+
+def test_signals_while_it_goes_on_and_on(request):
+    """A handler that sets an Event hangs here: it comes while the loop holds the lock that it needs."""
+    wake, handled = Wake(), []
+
+    def handler(*_):
+        handled.append(1)
+        wake.set()
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGUSR2, before))
+    done = threading.Event()
+
+    def send():
+        while not done.is_set():
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    for _ in range(2_000):
+        wake.set()
+        wake.wait()
+        wake.clear()
+    done.set()
+    sender.join()
+    assert handled
+
+
+def test_a_reload_is_answered_once():
+    workers = Workers.__new__(Workers)
+    workers.main_loop_interrupt = Wake()
+    workers.reload_signal, replaced = False, []
+    workers._replace = lambda *_: replaced.append(1)
     workers.signal_handler_reload()
+    assert workers.reload_signal
     workers._reload(None, None)
-    assert workers.replaced == 1
-    assert not workers.reload_signal
-    assert not workers.main_loop_interrupt.is_set()
-
-
-def test_the_signal_to_stop_goes_first(workers):
-    workers.signal_handler_reload()
-    workers.signal_handler_interrupt()
-    workers._reload(None, None)
-    assert workers.replaced == 0
-    assert workers.main_loop_interrupt.is_set(), "or granian's loop would wait for the next signal"
-
-
-@pytest.mark.parametrize("happens", ["signal_handler_interrupt", "signal_handler_reload"])
-def test_what_comes_meanwhile_is_seen_afterwards(workers, happens):
-    workers.signal_handler_reload()
-    workers._replace = lambda *_: (getattr(workers, happens)(), workers.main_loop_interrupt.clear())
-    workers._reload(None, None)
-    assert workers.main_loop_interrupt.is_set()
+    assert (workers.reload_signal, replaced) == (False, [1])

@@ -181,11 +181,11 @@ def look():
 """
 PREPARED = """
 import json, sys
-from hatoba import server
+from granian.server.mp import MPServer
 from hatoba.cli import main
 def serve(self, *arguments, **keywords):
     print(json.dumps(look()), flush=True)
-server.MPServer.serve = serve
+MPServer.serve = serve
 sys.argv = ["hatoba", "serve", "--root", sys.argv[1], "--addr", "127.0.0.1:0", "--workers", "2"]
 main()
 """
