@@ -36,7 +36,8 @@ ALSO_WATCHED = {
 }
 # Opening and closing: no request waits then.
 START_AND_END = (
-    ("hatoba/wiring.py", {"prepare", "running", "import_tree"}),
+    ("hatoba/wiring/serving.py", {"prepare", "running"}),
+    ("hatoba/wiring/commands.py", {"import_tree"}),
     # A SELECT on the loop is apsw's: nobody watches it.
     ("hatoba/db/sqlite.py", {"__init__", "close", "migrate", "check_schema"}),
     ("hatoba/db/engine.py", {"migrations"}),

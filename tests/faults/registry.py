@@ -17,10 +17,11 @@ from typing import Any
 import structlog
 
 from faults.workload import Answer, Ask
-from hatoba import server, wiring
+from hatoba import server
 from hatoba.config.load import load
 from hatoba.config.settings import Settings
 from hatoba.operations import follow, mirror
+from hatoba.wiring import parts, serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +122,16 @@ class Registry:
         await self.uploads._driver.stale(24 * 3600.0)
 
 
-async def _nothing(*_arguments: object) -> None:
-    return None
-
-
 @contextlib.asynccontextmanager
 async def opened(place: Place, workers: int = 1) -> AsyncIterator[Registry]:
     """The registry as after `hatoba serve`."""
     mirror._SETTLE_SECONDS = 1e6
-    wiring.follow_links = _nothing  # type: ignore[assignment]
     registry = Registry(place)
     structlog.configure(processors=[registry.keep_line])
     settings = place.settings()
-    with server.only_server(wiring.root_of(settings)):
-        await wiring.prepare(settings)
+    with server.only_server(parts.root_of(settings)):
+        await serving.prepare(settings)
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(workers):
-                registry.apps.append(await stack.enter_async_context(wiring.running(settings)))
+                registry.apps.append(await stack.enter_async_context(serving.running(settings)))
             yield registry

@@ -17,11 +17,11 @@ import apsw
 import httpx
 import pytest
 
-from hatoba import wiring
 from hatoba.config.load import load
 from hatoba.db import tree as tree_rows
 from hatoba.operations.adoption import Adoption
 from hatoba.operations.tree import Finding
+from hatoba.wiring import serving
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 NAME = "team/app"
@@ -110,8 +110,8 @@ async def worker(root):
         options = {"storage.filesystem.rootdirectory": str(root), "http.addr": "127.0.0.1:5000", **overrides}
         stack = contextlib.AsyncExitStack()
         settings = load(None, {}, options).settings
-        await wiring.prepare(settings)  # a new start: others may have written to the folder
-        app = await stack.enter_async_context(wiring.running(settings))
+        await serving.prepare(settings)  # a new start: others may have written to the folder
+        app = await stack.enter_async_context(serving.running(settings))
         transport = httpx.ASGITransport(app=app)
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://t", timeout=60))
         one = Worker(app, http)

@@ -10,8 +10,9 @@ from datetime import timedelta
 
 import pytest
 
-from hatoba import wiring
 from hatoba.operations import mirror as mirror_module
+from hatoba.operations import readiness
+from hatoba.wiring import serving
 
 TAG = "_manifests/tags/v/current"
 
@@ -128,7 +129,7 @@ async def test_settled_rows_are_gone_and_links_fsynced_first(worker, rows, monke
 
 
 async def test_link_that_cannot_be_written_fails_no_push(worker, kit, link, tree, monkeypatch):
-    monkeypatch.setattr(wiring, "_OVERDUE", timedelta(0))
+    monkeypatch.setattr(readiness, "_OVERDUE", timedelta(0))
     one = await worker()
     await one.push_image("other")
     await one.mirror.settle()
@@ -257,7 +258,7 @@ def retag(root: str, bodies: list[bytes], times: int, seed: int) -> None:
     async def main() -> None:
         settings = load(None, {}, {"storage.filesystem.rootdirectory": root}).settings
         async with (
-            wiring.running(settings) as app,
+            serving.running(settings) as app,
             httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://t", timeout=60) as http,
         ):
 
