@@ -44,7 +44,8 @@ START_AND_END = (
     ("hatoba/blobs/filesystem.py", {"__init__", "close"}),
     ("hatoba/connections.py", {"prepare_port"}),
     ("hatoba/operations/mirror.py", {"close"}),
-    ("hatoba/auth/htpasswd.py", {"load", "close", "_edit"}),  # `_edit` is a command's
+    ("hatoba/auth/htpasswd.py", {"load", "close"}),
+    ("hatoba/auth/htpasswd_file.py", {"_edit"}),  # a command's
     ("hatoba/cli/opening.py", {"with_registry"}),  # a command's own loop
     ("hatoba/cli/verify.py", {"verify"}),
     ("hatoba/cli/backup.py", {"backup"}),

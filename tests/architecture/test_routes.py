@@ -6,7 +6,7 @@ from typing import get_args
 import httpx
 import pytest
 
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.config.load import load
 from hatoba.web.app import App
 from hatoba.web.v2 import routes

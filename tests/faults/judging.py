@@ -15,7 +15,7 @@ from pathlib import Path
 from faults.ledger import Contents, Known, Session, State
 from faults.registry import Defect, Place, Registry, opened
 from faults.workload import Answer, Ask, Client, digest_of
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.blobs import layout
 from hatoba.oci.digest import Digest
 from hatoba.operations.findings import Finding, Report

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from hatoba import telemetry
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.config.load import load
 from hatoba.telemetry import AccessLog, configure
 from hatoba.wiring import serving

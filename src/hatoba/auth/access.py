@@ -15,7 +15,8 @@ from enum import Enum
 from typing import Literal, Protocol
 
 from hatoba.auth.guesses import Guesses
-from hatoba.auth.htpasswd import Htpasswd, readable
+from hatoba.auth.htpasswd import Htpasswd
+from hatoba.auth.htpasswd_file import readable
 from hatoba.errors import TooManyRequests, Unauthorized, Unavailable
 from hatoba.metrics.catalogue import CREDENTIAL_CHECKS, OUTCOMES
 from hatoba.metrics.cells import Recorder

@@ -12,7 +12,8 @@ import pytest
 from hatoba.auth import htpasswd
 from hatoba.auth.access import Access, Actor, Anonymous, BasicAccess, Miss
 from hatoba.auth.guesses import Guesses
-from hatoba.auth.htpasswd import Htpasswd, HtpasswdFile
+from hatoba.auth.htpasswd import Htpasswd
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.errors import TooManyRequests, Unauthorized, Unavailable
 from hatoba.metrics.catalogue import CREDENTIAL_CHECKS, OUTCOMES
 from hatoba.metrics.cells import Recorder

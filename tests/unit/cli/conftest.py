@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hatoba import telemetry
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.cli import hatoba_app
 from hatoba.cli.configured import configure
 from hatoba.testing.images import Index

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from hatoba import server, telemetry
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.cli import serve
 from hatoba.wiring import serving
 
