@@ -30,8 +30,8 @@ from hatoba import certificates, health, telemetry
 from hatoba.config.settings import Settings
 from hatoba.config.values import parse_address
 from hatoba.connections import QuietConnections, prepare_port
+from hatoba.durable import make_durably
 from hatoba.errors import ConfigError, HatobaError, StartError
-from hatoba.folders import make_durably
 from hatoba.metrics.cells import Board
 from hatoba.web.app import App
 from hatoba.web.messages import Receive, Scope, Send

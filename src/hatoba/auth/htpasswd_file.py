@@ -21,8 +21,8 @@ from pathlib import Path
 import bcrypt
 
 from hatoba.config.values import printable
+from hatoba.durable import make_durably
 from hatoba.errors import ConfigError
-from hatoba.folders import make_durably
 
 _BCRYPT = re.compile(r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
 COST = 10  # what Docker's registry takes; 60 ms or so
