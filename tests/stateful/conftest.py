@@ -20,7 +20,7 @@ import pytest
 from hatoba.config.load import load
 from hatoba.db import tree as tree_rows
 from hatoba.operations.adoption import Adoption
-from hatoba.operations.tree import Finding
+from hatoba.operations.tree import TreeProblem
 from hatoba.wiring import serving
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -53,9 +53,9 @@ class Worker:
             while (await self("GET", "/healthz/ready")).status_code == 503:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
-    async def compare(self, name: str = NAME) -> list[Finding]:
+    async def compare(self, name: str = NAME) -> list[TreeProblem]:
         """Take over what others changed in a repository, as the walk after a start does; what was skipped."""
-        found: list[Finding] = []
+        found: list[TreeProblem] = []
         adoption = Adoption(self.database, self.driver, self.mirror, found.append)
         await adoption.repository(name, (await tree_rows.find(self.database)).seen_at)
         await adoption.flush()

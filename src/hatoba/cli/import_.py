@@ -18,12 +18,12 @@ from typing import Annotated, TextIO
 import typer
 
 from hatoba import server, telemetry
+from hatoba.cli.bar import shown_repositories
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
 from hatoba.cli.identity import become_owner_of
 from hatoba.config.values import printable
 from hatoba.operations.adoption import Read
-from hatoba.operations.progress import progress
-from hatoba.operations.tree import Finding
+from hatoba.operations.tree import TreeProblem
 from hatoba.wiring import commands, parts
 
 _STDOUT = Path("-")
@@ -54,14 +54,14 @@ def import_(*, config: Config = None, root: Root = None, report: _Report = None)
             become_owner_of(parts.root_of(settings), owner)
             telemetry.configure("warn", "text")
 
-            def note(finding: Finding) -> None:
-                kinds[finding.kind] += 1
+            def note(problem: TreeProblem) -> None:
+                kinds[problem.kind] += 1
                 if file is not None:
-                    file.write(json.dumps(dataclasses.asdict(finding)) + "\n")
+                    file.write(json.dumps(dataclasses.asdict(problem)) + "\n")
 
             with server.only_server(parts.root_of(settings)):
                 aside = commands.set_aside(settings)
-                with progress("importing") as show:
+                with shown_repositories("importing") as show:
                     read = asyncio.run(commands.import_tree(settings, note, show))
     if aside is not None:
         typer.echo(f"the broken database is now {printable(aside)}", err=True)

@@ -26,9 +26,10 @@ from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
 from hatoba.operations import link_files
 from hatoba.operations.blob_check import BlobCheck
-from hatoba.operations.findings import Progress, Report
+from hatoba.operations.findings import Report
 from hatoba.operations.link_check import LinkCheck
 from hatoba.operations.mirror import Mirror
+from hatoba.operations.progress import Progress
 
 _PAGE = 200
 _SAVE_SECONDS = 2.0

@@ -30,7 +30,7 @@ from hatoba.operations.backup import Backup, Destination
 from hatoba.operations.follow import Following, read_tree
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.progress import Show
-from hatoba.operations.tree import Report
+from hatoba.operations.tree import TellProblem
 from hatoba.operations.verify import Verification
 from hatoba.registry.answers import Answers
 from hatoba.registry.blobs import Blobs
@@ -167,7 +167,7 @@ def set_aside(settings: Settings) -> Path | None:
     return aside
 
 
-async def import_tree(settings: Settings, report: Report, show: Show) -> Read:
+async def import_tree(settings: Settings, report: TellProblem, show: Show) -> Read:
     """Read the data folder into the metadata database, which is made if it is not there. Nobody else may serve it.
 
     Raises HatobaError naming what is in the way.
