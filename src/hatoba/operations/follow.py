@@ -7,12 +7,9 @@ served. Later starts serve at once: who asks for a repository before the walk ha
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -24,7 +21,7 @@ from hatoba.db import tree as tree_rows
 from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.tree import TreeRow
 from hatoba.errors import RegistryError, Unavailable
-from hatoba.operations import tree
+from hatoba.operations import lock_file, tree
 from hatoba.operations.adoption import Adoption, Read
 from hatoba.operations.progress import Show, log_lines
 from hatoba.operations.tree import TellProblem, TreeProblem
@@ -65,7 +62,7 @@ class Following:
         """Read the tree, by one worker; ends when it has been read."""
         while await self._look() is not None:
             pause = _LOOK_SECONDS
-            with self._alone() as mine:
+            with lock_file.held(self._locks / "walk") as mine:
                 if mine:
                     try:
                         await self._walk()
@@ -137,16 +134,6 @@ class Following:
             f"the registry is reading its folder: {row.repositories_read} of {row.repositories} repositories, "
             f"{row.manifests_read} manifests"
         )
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[bool]:
-        with (self._locks / "walk").open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
 
     async def _walk(self) -> None:
         row = await self._look()
