@@ -36,14 +36,16 @@ ALSO_WATCHED = {
 }
 # Opening and closing: no request waits then.
 START_AND_END = (
-    ("hatoba/wiring.py", {"prepare", "running", "import_tree"}),
+    ("hatoba/wiring/serving.py", {"prepare", "running"}),
+    ("hatoba/wiring/commands.py", {"import_tree"}),
     # A SELECT on the loop is apsw's: nobody watches it.
     ("hatoba/db/sqlite.py", {"__init__", "close", "migrate", "check_schema"}),
     ("hatoba/db/engine.py", {"migrations"}),
     ("hatoba/blobs/filesystem.py", {"__init__", "close"}),
     ("hatoba/connections.py", {"prepare_port"}),
     ("hatoba/operations/mirror.py", {"close"}),
-    ("hatoba/auth/htpasswd.py", {"load", "close", "_edit"}),  # `_edit` is a command's
+    ("hatoba/auth/htpasswd.py", {"load", "close"}),
+    ("hatoba/auth/htpasswd_file.py", {"_edit"}),  # a command's
     ("hatoba/cli/opening.py", {"with_registry"}),  # a command's own loop
     ("hatoba/cli/verify.py", {"verify"}),
     ("hatoba/cli/backup.py", {"backup"}),
@@ -54,7 +56,7 @@ ON_PURPOSE = (
     ({"os.stat"}, "hatoba/blobs/filesystem.py", {"stat"}),
     ({"os.open"}, "hatoba/blobs/filesystem.py", {"open"}),
     (OPEN, "hatoba/operations/mirror.py", {"locked"}),  # an empty file of ours
-    (OPEN, "hatoba/operations/follow.py", {"_alone"}),  # the same, at a start
+    (OPEN, "hatoba/operations/lock_file.py", {"held"}),  # the same
     (OPEN, "hatoba/operations/heal.py", {"heal_missing"}),  # the same
     (OPEN | {"os.stat", "io.BufferedReader.read"}, "hatoba/auth/htpasswd.py", {"_refresh"}),  # read when changed
     ({"os.write", "os.pwritev"}, "hatoba/telemetry.py", {"_put"}),  # only where there is room

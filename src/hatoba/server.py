@@ -26,16 +26,17 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
-from hatoba import certificates, health, telemetry, wiring
+from hatoba import certificates, health, telemetry
 from hatoba.config.settings import Settings
 from hatoba.config.values import parse_address
 from hatoba.connections import QuietConnections, prepare_port
+from hatoba.durable import make_durably
 from hatoba.errors import ConfigError, HatobaError, StartError
-from hatoba.folders import make_durably
 from hatoba.metrics.cells import Board
 from hatoba.web.app import App
 from hatoba.web.messages import Receive, Scope, Send
-from hatoba.wiring import DebugPort
+from hatoba.wiring import parts, serving
+from hatoba.wiring.serving import DebugPort
 from hatoba.workers import RETIRE, Workers
 
 _BACKPRESSURE = 16_384
@@ -57,7 +58,7 @@ Address = tuple[str, int] | Path  # host and port, or a socket's path
 
 def check(settings: Settings) -> None:
     """Whether a server can be made of these settings; raises ConfigError naming the key."""
-    if wiring.root_of(settings) is None and settings.hatoba.workers > 1:
+    if parts.root_of(settings) is None and settings.hatoba.workers > 1:
         raise ConfigError("hatoba.workers must be 1 with storage.inmemory, which is memory of one process")
     if certificates.read(settings.http.tls) is not None and not hasattr(os, "memfd_create"):
         raise ConfigError("http.tls.certificate is supported on Linux alone: put a proxy in front")
@@ -69,13 +70,13 @@ def serve(settings: Settings, announce: Callable[[], None]) -> None:
     `settings` have passed `check`. Raises StartError, ConfigError; SystemExit when the workers crash in a loop.
     """
     multiprocessing.set_start_method("fork", force=True)  # later Pythons prefer others, which cannot inherit
-    root = wiring.root_of(settings)
+    root = parts.root_of(settings)
     _raise_descriptor_limit()
     with only_server(root):
         address = _claim(settings.http.socket_path) if settings.http.socket_path else _probe(*settings.http.listen)
         debug = _open_debug_port(settings)
         announce()
-        asyncio.run(wiring.prepare(settings))
+        asyncio.run(serving.prepare(settings))
         reading, writing = os.pipe()
         first = multiprocessing.Value("b", 1)  # whoever sees it first says that the port is open
 
@@ -122,7 +123,7 @@ class _Worker:
         log = self._settings.log
         telemetry.configure(log.level, log.formatter, log.fields)
         try:
-            async with wiring.running(self._settings, self._debug) as self._app:
+            async with serving.running(self._settings, self._debug) as self._app:
                 loop = asyncio.get_running_loop()
                 loop.add_signal_handler(RETIRE, self._app.retire)
                 await send({"type": "lifespan.startup.complete"})
@@ -180,7 +181,7 @@ def _workers(settings: Settings, address: Address) -> Workers:
     return Workers(
         settings.http.tls,
         drain_seconds=max(1, round(settings.http.draintimeout.total_seconds())),
-        replaceable=wiring.root_of(settings) is not None,
+        replaceable=parts.root_of(settings) is not None,
         **_binding(address),
         interface=Interfaces.ASGI,
         workers=settings.hatoba.workers,

@@ -6,12 +6,12 @@ from typing import get_args
 import httpx
 import pytest
 
-from hatoba import wiring
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.config.load import load
 from hatoba.web.app import App
 from hatoba.web.v2 import routes
 from hatoba.web.v2.routes import ROUTES, Action, Route
+from hatoba.wiring import serving
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -38,7 +38,7 @@ async def app(tmp_path, htpasswd):
         "auth.htpasswd.path": str(htpasswd),
         "log.accesslog.disabled": True,
     }
-    async with wiring.running(load(None, {}, values).settings) as app:
+    async with serving.running(load(None, {}, values).settings) as app:
         yield app
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from faults.ledger import Contents, Known, Session, State
 from faults.registry import Defect, Place, Registry, opened
 from faults.workload import Answer, Ask, Client, digest_of
-from hatoba import wiring
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.blobs import layout
 from hatoba.oci.digest import Digest
 from hatoba.operations.findings import Finding, Report
+from hatoba.wiring import commands
 
 NOTHING = State({})
 
@@ -132,7 +132,7 @@ async def _finish(registry: Registry, session: Session, offset: int) -> None:
 async def _verify(place: Place) -> None:
     """`hatoba verify`, beside the server, finds nothing."""
     found: list[Finding] = []
-    async with wiring.verification(place.settings()) as verification:
+    async with commands.verification(place.settings()) as verification:
         await verification.run(Report(found.append), Unwatched(), 0, fix=False, restart=True)
     _demand(not found, f"hatoba verify: {found[:3]}")
 

@@ -24,7 +24,7 @@ from faults.ledger import Known, State
 from faults.registry import Defect, Place, Registry, opened
 from faults.syncs import place_of
 from faults.workload import Client
-from hatoba.auth import htpasswd
+from hatoba.auth import htpasswd_file
 
 CLIENTS = 3
 ACTIONS = 5  # of a client in one round
@@ -85,7 +85,7 @@ async def record(interception: Interception, folder: Path, seed: int, without: s
     interception.watch(str(folder), recording.handle)
     clients = [Client(seed, number) for number in range(CLIENTS)]
     try:
-        await asyncio.to_thread(htpasswd.create, recording.place.htpasswd, "first")
+        await asyncio.to_thread(htpasswd_file.create, recording.place.htpasswd, "first")
         recording.say(Added("first"))
         for _ in range(ROUNDS):
             async with opened(recording.place, workers=2) as registry:
@@ -100,7 +100,7 @@ async def record(interception: Interception, folder: Path, seed: int, without: s
                 if rng.random() < 0.3:
                     await registry.purge()
         user = f"user{rng.randrange(100)}"
-        await asyncio.to_thread(htpasswd.HtpasswdFile(recording.place.htpasswd, cost=4).add, user, "password")
+        await asyncio.to_thread(htpasswd_file.HtpasswdFile(recording.place.htpasswd, cost=4).add, user, "password")
         recording.say(Added(user))
     finally:
         interception.watch("", None)

@@ -17,10 +17,11 @@ from typing import Any
 import structlog
 
 from faults.workload import Answer, Ask
-from hatoba import server, wiring
+from hatoba import server
 from hatoba.config.load import load
 from hatoba.config.settings import Settings
 from hatoba.operations import follow, mirror
+from hatoba.wiring import parts, serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,9 @@ async def opened(place: Place, workers: int = 1) -> AsyncIterator[Registry]:
     registry = Registry(place)
     structlog.configure(processors=[registry.keep_line])
     settings = place.settings()
-    with server.only_server(wiring.root_of(settings)):
-        await wiring.prepare(settings)
+    with server.only_server(parts.root_of(settings)):
+        await serving.prepare(settings)
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(workers):
-                registry.apps.append(await stack.enter_async_context(wiring.running(settings)))
+                registry.apps.append(await stack.enter_async_context(serving.running(settings)))
             yield registry

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hatoba import wiring
 from hatoba.config.load import load
 from hatoba.oci import manifest
+from hatoba.wiring import serving
 
 HERE = Path(__file__).parent
 FILES = sorted((HERE / "shapes").glob("*.json"))
@@ -35,7 +35,7 @@ def digest_of(content):
 async def http(tmp_path):
     options = {"storage.filesystem.rootdirectory": str(tmp_path / "root"), "http.addr": "127.0.0.1:5000"}
     async with (
-        wiring.running(load(None, {}, options).settings) as app,
+        serving.running(load(None, {}, options).settings) as app,
         httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://registry.test") as client,
     ):
         yield client

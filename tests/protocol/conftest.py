@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from hatoba import wiring
 from hatoba.config.load import load
+from hatoba.wiring import serving
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -274,7 +274,7 @@ async def wire(tmp_path, request):
         async with httpx.AsyncClient(base_url=base_url, timeout=30) as http:
             yield Wire(http)
         return
-    async with wiring.running(settings(tmp_path)) as app, client(app) as http:
+    async with serving.running(settings(tmp_path)) as app, client(app) as http:
         yield Wire(http, ours=True)
 
 
@@ -284,7 +284,7 @@ async def opened(tmp_path, request):
     stack = []
 
     async def start(**overrides: Any) -> Wire:
-        running = wiring.running(settings(tmp_path, **overrides))
+        running = serving.running(settings(tmp_path, **overrides))
         app = await running.__aenter__()
         http = client(app)
         stack.append((running, http))

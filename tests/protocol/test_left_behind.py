@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from hatoba import wiring
+from hatoba.wiring import serving
 
 NAME = "left/behind"
 UPLOADS = f"/v2/{NAME}/blobs/uploads/"
@@ -61,7 +61,7 @@ class Client:
 
 @pytest.fixture
 async def worker(kit, tmp_path):
-    async with wiring.running(kit.settings(tmp_path)) as app:
+    async with serving.running(kit.settings(tmp_path)) as app:
         yield Client(app)
 
 

@@ -17,11 +17,11 @@ import apsw
 import httpx
 import pytest
 
-from hatoba import wiring
 from hatoba.config.load import load
 from hatoba.db import tree as tree_rows
 from hatoba.operations.adoption import Adoption
-from hatoba.operations.tree import Finding
+from hatoba.operations.tree import TreeProblem
+from hatoba.wiring import serving
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 NAME = "team/app"
@@ -53,9 +53,9 @@ class Worker:
             while (await self("GET", "/healthz/ready")).status_code == 503:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
-    async def compare(self, name: str = NAME) -> list[Finding]:
+    async def compare(self, name: str = NAME) -> list[TreeProblem]:
         """Take over what others changed in a repository, as the walk after a start does; what was skipped."""
-        found: list[Finding] = []
+        found: list[TreeProblem] = []
         adoption = Adoption(self.database, self.driver, self.mirror, found.append)
         await adoption.repository(name, (await tree_rows.find(self.database)).seen_at)
         await adoption.flush()
@@ -110,8 +110,8 @@ async def worker(root):
         options = {"storage.filesystem.rootdirectory": str(root), "http.addr": "127.0.0.1:5000", **overrides}
         stack = contextlib.AsyncExitStack()
         settings = load(None, {}, options).settings
-        await wiring.prepare(settings)  # a new start: others may have written to the folder
-        app = await stack.enter_async_context(wiring.running(settings))
+        await serving.prepare(settings)  # a new start: others may have written to the folder
+        app = await stack.enter_async_context(serving.running(settings))
         transport = httpx.ASGITransport(app=app)
         http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://t", timeout=60))
         one = Worker(app, http)

@@ -18,10 +18,10 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-from hatoba import wiring
 from hatoba.config.load import load
 from hatoba.db import sqlite
 from hatoba.operations import follow, mirror
+from hatoba.wiring import serving
 
 CHANGES = ("rename", "unlink", "rmdir", "makedirs", "ftruncate", "fchmod", "fsync", "fdatasync", "pwrite")
 
@@ -179,7 +179,7 @@ class Life:
 async def live(root: str) -> None:
     death = Death()
     options = {"storage.filesystem.rootdirectory": root, "http.addr": "127.0.0.1:5000", "log.accesslog.disabled": True}
-    async with wiring.running(load(None, {}, options).settings) as app:
+    async with serving.running(load(None, {}, options).settings) as app:
         life = Life(app, death)
         send({"ready": os.getpid()})
         while (asked := await asyncio.to_thread(receive)) is not None and "end" not in asked:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hatoba import wiring
 from hatoba.blobs import layout
 from hatoba.config.load import load
 from hatoba.db.engine import from_micros
@@ -17,6 +16,7 @@ from hatoba.errors import HatobaError, StartError
 from hatoba.oci.digest import Digest
 from hatoba.operations import adoption, follow
 from hatoba.testing import images
+from hatoba.wiring import commands
 
 LONG_AGO = datetime(2021, 3, 4, 5, 6, 7, tzinfo=UTC)
 NAME = "team/app"
@@ -71,7 +71,7 @@ def imported(root):
     async def run(**overrides):
         found = []
         settings = load(None, {}, {"storage.filesystem.rootdirectory": str(root), **overrides}).settings
-        read = await wiring.import_tree(settings, found.append, lambda *_: None)
+        read = await commands.import_tree(settings, found.append, lambda *_: None)
         return read, found
 
     return run
@@ -356,7 +356,7 @@ async def test_new_folder_is_known_at_once(worker):
 def test_import_of_nothing_is_refused(root):
     settings = load(None, {}, {"storage.filesystem.rootdirectory": str(root)}).settings
     with pytest.raises(HatobaError, match="nothing to import"):
-        wiring.folder_owner(settings)
+        commands.folder_owner(settings)
 
 
 async def test_broken_database_is_named_at_the_start(worker, docker, root):

@@ -9,9 +9,9 @@ import shutil
 import apsw
 import pytest
 
-from hatoba import wiring
 from hatoba.config.load import load
 from hatoba.testing import images
+from hatoba.wiring import commands
 
 NAMES = ("app", "team/app", "team/app/deep", "emptied")
 MANIFEST_HEADERS = {"accept": "application/vnd.oci.image.manifest.v1+json"}
@@ -28,8 +28,8 @@ def imported(settings):
 
     async def run():
         found = []
-        aside = await asyncio.to_thread(wiring.set_aside, settings)  # the command has no loop yet
-        read = await wiring.import_tree(settings, found.append, lambda *_: None)
+        aside = await asyncio.to_thread(commands.set_aside, settings)  # the command has no loop yet
+        read = await commands.import_tree(settings, found.append, lambda *_: None)
         return aside, read, found
 
     return run

@@ -10,9 +10,9 @@ from datetime import timedelta
 
 import pytest
 
-from hatoba import wiring
 from hatoba.operations import mirror as mirror_module
 from hatoba.operations import readiness
+from hatoba.wiring import serving
 
 TAG = "_manifests/tags/v/current"
 
@@ -258,7 +258,7 @@ def retag(root: str, bodies: list[bytes], times: int, seed: int) -> None:
     async def main() -> None:
         settings = load(None, {}, {"storage.filesystem.rootdirectory": root}).settings
         async with (
-            wiring.running(settings) as app,
+            serving.running(settings) as app,
             httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://t", timeout=60) as http,
         ):
 

@@ -7,9 +7,10 @@ import socket
 
 import pytest
 
-from hatoba import server, wiring
+from hatoba import server
 from hatoba.config.load import load
 from hatoba.errors import StartError
+from hatoba.wiring import serving
 
 
 def test_a_new_root_is_durable(tmp_path, monkeypatch):
@@ -58,7 +59,7 @@ async def test_worker_whose_disk_fails_as_it_starts_says_so_in_one_line(monkeypa
         sent.append(message)
 
     sent = []
-    monkeypatch.setattr(wiring, "running", running)
+    monkeypatch.setattr(serving, "running", running)
     settings = load(None, {}, {"storage.filesystem.rootdirectory": "/data", "http.addr": "127.0.0.1:0"}).settings
     await server._Worker(settings, ("127.0.0.1", 1), None, lambda: None, None)._live(receive, send)
     assert sent == [{"type": "lifespan.startup.failed", "message": "/data/hatoba/tmp: Input/output error"}]

@@ -23,10 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from hatoba import telemetry, wiring
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba import telemetry
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.config.load import load
 from hatoba.telemetry import AccessLog, configure
+from hatoba.wiring import serving
 
 HOSTILE = [
     "two\nlines",
@@ -476,7 +477,7 @@ def htpasswd(tmp_path):
 
 
 async def test_no_credential_reaches_a_log(tmp_path, htpasswd, pipe, monkeypatch, capsys):
-    monkeypatch.setattr(wiring, "_STDOUT", pipe[1])
+    monkeypatch.setattr(serving, "_STDOUT", pipe[1])
     values = {
         "storage.filesystem.rootdirectory": str(tmp_path / "root"),
         "auth.htpasswd.realm": "hatoba",
@@ -490,7 +491,7 @@ async def test_no_credential_reaches_a_log(tmp_path, htpasswd, pipe, monkeypatch
     headers = [f"Basic {BASIC}", f"Basic {BASIC}x", "Bearer tok3n-of-bearer", "Basic"]
     paths = ["/v2/", "/v2/a/manifests/latest", "/v2/a/tags/list?token=tok3n-in-query", "/none"]
     async with (
-        wiring.running(settings) as app,
+        serving.running(settings) as app,
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hatoba") as client,
     ):
         for header, path in itertools.product(headers, paths):
@@ -511,14 +512,14 @@ async def test_no_credential_reaches_a_log(tmp_path, htpasswd, pipe, monkeypatch
     ],
 )
 async def test_the_access_log_names_who_asked_the_proxy(tmp_path, pipe, monkeypatch, proxies, line):
-    monkeypatch.setattr(wiring, "_STDOUT", pipe[1])
+    monkeypatch.setattr(serving, "_STDOUT", pipe[1])
     values = {
         "storage.filesystem.rootdirectory": str(tmp_path / "root"),
         "hatoba.trustedproxies": proxies,
         "log.formatter": "json",
     }
     async with (
-        wiring.running(load(None, {}, values).settings) as app,
+        serving.running(load(None, {}, values).settings) as app,
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hatoba") as client,
     ):
         headers = {"x-forwarded-for": "8.8.8.8, 198.51.100.1", "x-request-id": "7b5a-91"}

@@ -10,12 +10,12 @@ import base64
 import hmac
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
 
 from hatoba.auth.guesses import Guesses
-from hatoba.auth.htpasswd import Htpasswd, readable
+from hatoba.auth.htpasswd import Htpasswd
+from hatoba.auth.htpasswd_file import readable
 from hatoba.errors import TooManyRequests, Unauthorized, Unavailable
 from hatoba.metrics.catalogue import CREDENTIAL_CHECKS, OUTCOMES
 from hatoba.metrics.cells import Recorder
@@ -28,18 +28,6 @@ class Miss(Enum):
     """The answer of `Access.cached` that is neither a name nor nobody: ask `authorize`."""
 
     MISS = "miss"
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who is asking; `name` is None for anybody."""
-
-    name: str | None = None
-
-    @property
-    def anonymous(self) -> bool:
-        """Whether nobody knows who it is."""
-        return self.name is None
 
 
 class Access(Protocol):

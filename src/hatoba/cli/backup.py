@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from hatoba import telemetry, wiring
+from hatoba import telemetry
 from hatoba.cli import tables
 from hatoba.cli.bar import Bar, shown
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
@@ -24,6 +24,7 @@ from hatoba.errors import HatobaError, InsufficientStorage
 from hatoba.operations import backup_folder
 from hatoba.operations.backup import Backup
 from hatoba.operations.findings import Report
+from hatoba.wiring import commands, parts
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -47,8 +48,8 @@ def backup(dest: _Destination, *, hard_links: _HardLinks = False, config: Config
     with reported():
         path = configuration_file(None, config)
         settings = configure(path, root).settings
-        owner = wiring.metadata_owner(settings)
-        root_folder = wiring.root_of(settings) or dest
+        owner = commands.metadata_owner(settings)
+        root_folder = parts.root_of(settings) or dest
         backup_folder.refuse_nested(dest, root_folder)
         backup_folder.make(dest, root_folder, owner)
         become(*owner)
@@ -65,14 +66,14 @@ def backup(dest: _Destination, *, hard_links: _HardLinks = False, config: Config
                     raise
                 raise HatobaError(f"{printable(dest)}: no space left") from None
         typer.echo(_summary(work, dest, report), err=True)
-        for what in [*wiring.elsewhere(settings), *([] if path is None else [path])]:
+        for what in [*commands.elsewhere(settings), *([] if path is None else [path])]:
             typer.echo(f"not copied: {printable(what)}", err=True)
     if report.findings:
         raise typer.Exit(1)
 
 
 async def _copy(settings: Settings, dest: Path, report: Report, bar: Bar, *, hard_links: bool) -> Backup:
-    async with wiring.backup(settings, dest, hard_links=hard_links) as work:
+    async with commands.backup(settings, dest, hard_links=hard_links) as work:
         await work.run(report, bar)
         return work
 

@@ -1,6 +1,7 @@
-"""A bar on the terminal that shows how far a long command has come; nothing at all where stderr is no terminal.
+"""A bar on the terminal that shows how far a long command has come.
 
-Owns that lines for standard output and the bar do not write over each other.
+Where stderr is no terminal an import logs lines, and the others say nothing. Owns that lines for standard output and
+the bar do not write over each other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -24,9 +26,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from hatoba.operations.progress import Show, log_lines
+
 
 class Bar:
-    """`operations.findings.Progress` that nobody sees."""
+    """`operations.progress.Progress` that nobody sees."""
 
     def begin(self, what: str, total: int | None) -> None:
         """See `Progress.begin`."""
@@ -65,12 +69,38 @@ class _Shown(Bar):
 @contextlib.contextmanager
 def shown() -> Iterator[Bar]:
     """A bar on standard error, gone at the end."""
-    if not sys.stderr.isatty():
+    if not _on_terminal():
         yield Bar()
         return
     console = Console(stderr=True)
     with Progress(console=console, transient=True, redirect_stdout=False) as progress:
         yield _Shown(progress)
+
+
+@contextlib.contextmanager
+def shown_repositories(title: str) -> Iterator[Show]:
+    """The bar of an import, gone at the end."""
+    if not _on_terminal():
+        yield log_lines(title)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("repositories, {task.fields[manifests]:,} manifests"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, manifests=0)
+
+        def show(done: int, total: int, manifests: int) -> None:
+            progress.update(task, completed=done, total=total, manifests=manifests)
+
+        yield show
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()  # None: it was closed
 
 
 def _steps() -> tuple[ProgressColumn, ...]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hatoba import server, wiring
+from hatoba import server
 from hatoba.cli.configured import (
     OPTIONS,
     Addr,
@@ -27,6 +27,7 @@ from hatoba.cli.configured import (
 from hatoba.config.origins import Origin, Setting
 from hatoba.config.settings import Settings
 from hatoba.config.values import format_duration, printable
+from hatoba.wiring import parts, serving
 
 # Longer values do not move the column of the sources.
 _WIDEST = 40
@@ -58,9 +59,9 @@ def check_config(  # noqa: PLR0913  one argument an option
 def _decided(settings: Settings) -> dict[str, Any]:
     """What is decided at start when nobody wrote it."""
     return {
-        "storage.delete.enabled": wiring.delete_enabled(settings),
-        "http.relativeurls": wiring.relative_urls(settings),
-        "hatoba.database.path": wiring.metadata_path(settings),
+        "storage.delete.enabled": serving.delete_enabled(settings),
+        "http.relativeurls": serving.relative_urls(settings),
+        "hatoba.database.path": parts.metadata_path(settings),
     }
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from hatoba.auth.htpasswd import HtpasswdFile, line_of
+from hatoba.auth.htpasswd_file import HtpasswdFile, line_of
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError
 

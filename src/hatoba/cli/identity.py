@@ -11,10 +11,10 @@ from pathlib import Path
 
 import structlog
 
-from hatoba import wiring
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import HatobaError, StartError
+from hatoba.wiring import commands, parts
 
 
 def become(uid: int, gid: int) -> None:
@@ -34,7 +34,7 @@ def become(uid: int, gid: int) -> None:
 
 def become_owner(settings: Settings) -> None:
     """Go on as the user that the registry belongs to; raises HatobaError for anybody else, and ConfigError."""
-    become_owner_of(wiring.metadata_path(settings), wiring.metadata_owner(settings))
+    become_owner_of(parts.metadata_path(settings), commands.metadata_owner(settings))
 
 
 def become_owner_of(path: Path | None, owner: tuple[int, int]) -> None:
@@ -54,7 +54,7 @@ def serve_as_owner(settings: Settings) -> None:
     Folders of several users (Docker's registry wrote as root into a folder of somebody) need root as before. Raises
     StartError when this user may not write there, HatobaError as `become`.
     """
-    places = wiring.places_written(settings)
+    places = parts.places_written(settings)
     found = [place.stat() for place in places]
     if os.geteuid() == 0 and len({one.st_uid for one in found}) == 1 and found[0].st_uid != 0:
         become(found[0].st_uid, found[0].st_gid)
@@ -64,7 +64,7 @@ def serve_as_owner(settings: Settings) -> None:
         if not os.access(place, os.W_OK) and not _is_read_only(place):
             raise StartError(
                 f"{printable(place)} belongs to uid {one.st_uid} and cannot be written by uid {os.geteuid()}: "
-                f"chown -R {os.geteuid()}:{os.getegid()} {printable(wiring.root_of(settings) or place)}, "
+                f"chown -R {os.geteuid()}:{os.getegid()} {printable(parts.root_of(settings) or place)}, "
                 "or on a container's host the folder that is mounted there"
             )
 

@@ -17,13 +17,14 @@ from typing import Annotated, TextIO
 
 import typer
 
-from hatoba import server, telemetry, wiring
+from hatoba import server, telemetry
+from hatoba.cli.bar import shown_repositories
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
 from hatoba.cli.identity import become_owner_of
 from hatoba.config.values import printable
 from hatoba.operations.adoption import Read
-from hatoba.operations.progress import progress
-from hatoba.operations.tree import Finding
+from hatoba.operations.tree import TreeProblem
+from hatoba.wiring import commands, parts
 
 _STDOUT = Path("-")
 
@@ -48,20 +49,20 @@ def import_(*, config: Config = None, root: Root = None, report: _Report = None)
     kinds: Counter[str] = Counter()
     with reported():
         settings = configure(configuration_file(None, config), root).settings
-        owner = wiring.folder_owner(settings)
+        owner = commands.folder_owner(settings)
         with _opened(report) as file:  # before root is given up
-            become_owner_of(wiring.root_of(settings), owner)
+            become_owner_of(parts.root_of(settings), owner)
             telemetry.configure("warn", "text")
 
-            def note(finding: Finding) -> None:
-                kinds[finding.kind] += 1
+            def note(problem: TreeProblem) -> None:
+                kinds[problem.kind] += 1
                 if file is not None:
-                    file.write(json.dumps(dataclasses.asdict(finding)) + "\n")
+                    file.write(json.dumps(dataclasses.asdict(problem)) + "\n")
 
-            with server.only_server(wiring.root_of(settings)):
-                aside = wiring.set_aside(settings)
-                with progress("importing") as show:
-                    read = asyncio.run(wiring.import_tree(settings, note, show))
+            with server.only_server(parts.root_of(settings)):
+                aside = commands.set_aside(settings)
+                with shown_repositories("importing") as show:
+                    read = asyncio.run(commands.import_tree(settings, note, show))
     if aside is not None:
         typer.echo(f"the broken database is now {printable(aside)}", err=True)
     _summarize(read, kinds, report)

@@ -21,7 +21,7 @@ from hatoba.errors import ConfigError
 from hatoba.oci.config import IMAGE_CONFIG_TYPES
 from hatoba.oci.descriptor import INDEX_TYPES
 from hatoba.oci.reference import RepositoryName
-from hatoba.wiring import Rules
+from hatoba.wiring.commands import Rules
 
 T = TypeVar("T", RepositoryRow, TagRow)
 _PAGE = 500

@@ -12,13 +12,14 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from hatoba import telemetry, wiring
+from hatoba import telemetry
 from hatoba.cli.configured import configuration_file, configure
 from hatoba.cli.identity import become_owner
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError, ManifestUnknown, NameUnknown, RegistryError
 from hatoba.oci.reference import Reference, RepositoryName, Tag, parse_full
+from hatoba.wiring import commands
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ def with_registry(
     config: Path | None,
     root: Path | None,
     named: str,
-    work: Callable[[wiring.Rules], Awaitable[T]],
+    work: Callable[[commands.Rules], Awaitable[T]],
     *,
     writing: bool = False,
 ) -> T:
@@ -60,7 +61,7 @@ def with_registry(
         refuse_readonly(settings)
         become_owner(settings)
     else:
-        wiring.metadata_owner(settings)
+        commands.metadata_owner(settings)
     telemetry.configure("warn", "text")  # messages to stderr; unconfigured they would mix with results
     try:
         return asyncio.run(_worked(settings, work, parse(named)[0] if writing else None))
@@ -69,9 +70,9 @@ def with_registry(
 
 
 async def _worked(
-    settings: Settings, work: Callable[[wiring.Rules], Awaitable[T]], changing: RepositoryName | None
+    settings: Settings, work: Callable[[commands.Rules], Awaitable[T]], changing: RepositoryName | None
 ) -> T:
-    async with wiring.opened(settings, changing=changing) as rules:
+    async with commands.opened(settings, changing=changing) as rules:
         return await work(rules)
 
 

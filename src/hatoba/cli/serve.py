@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from hatoba import server, telemetry
-from hatoba.auth import htpasswd
+from hatoba.auth import htpasswd_file
 from hatoba.cli.configured import Addr, Config, File, Root, Workers, configuration_file, configure, reported
 from hatoba.cli.identity import serve_as_owner
 from hatoba.config.load import is_loopback
@@ -56,7 +56,7 @@ def _make_passwords(settings: Settings) -> str | None:
     if settings.auth.htpasswd is None:
         return None
     try:
-        return htpasswd.create(settings.auth.htpasswd.path, _ADMIN)
+        return htpasswd_file.create(settings.auth.htpasswd.path, _ADMIN)
     except FileExistsError:
         return None
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
 from hatoba.cli.passwords import read_password
 from hatoba.config.values import printable

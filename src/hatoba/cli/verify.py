@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from hatoba import telemetry, wiring
+from hatoba import telemetry
 from hatoba.cli import tables
 from hatoba.cli.bar import Bar, shown
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
@@ -22,6 +22,7 @@ from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError
 from hatoba.operations.findings import Finding, Report
+from hatoba.wiring import commands
 
 _SIZE = re.compile(r"[0-9]+(\.[0-9]+)?([kKMGT]?i?B)?", re.ASCII)
 
@@ -70,7 +71,7 @@ def verify(
 async def _check(  # noqa: PLR0913  the options
     settings: Settings, report: Report, bar: Bar, rate: int, *, fix: bool, restart: bool
 ) -> None:
-    async with wiring.verification(settings) as verification:
+    async with commands.verification(settings) as verification:
         position = None if restart else await verification.started_at()
         if position is not None:
             typer.echo(f"going on with an interrupted check, after {position}", err=True)

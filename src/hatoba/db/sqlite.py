@@ -37,8 +37,8 @@ from hatoba.db.engine import (
     now,
     to_micros,
 )
+from hatoba.durable import make_durably
 from hatoba.errors import InsufficientStorage, StartError, Unavailable
-from hatoba.folders import make_durably
 from hatoba.metrics.catalogue import WRITE, WRITE_WAIT
 from hatoba.metrics.cells import Histogram, Recorder
 from hatoba.oci.digest import Digest

@@ -30,7 +30,7 @@ from hatoba.oci.descriptor import MANIFEST_TYPES
 from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
 from hatoba.operations import tree
-from hatoba.operations.tree import Finding, LinkFile, Report, Section
+from hatoba.operations.tree import LinkFile, Section, TellProblem, TreeProblem
 from hatoba.registry.blobs import is_whole
 from hatoba.registry.intake import read_back
 from hatoba.registry.manifests import CONFIG_BYTES, describe, image_config, keep
@@ -77,7 +77,7 @@ class Adoption:
     """Compares one repository after the other. Changes wait for `flush`, so that small repositories share an fsync."""
 
     def __init__(
-        self, database: Database, driver: BlobDriver, links: Links, report: Report, *, alone: bool = False
+        self, database: Database, driver: BlobDriver, links: Links, report: TellProblem, *, alone: bool = False
     ) -> None:
         """`alone`: nobody else writes now."""
         self.read = Read()
@@ -89,7 +89,7 @@ class Adoption:
         self._changes: list[tuple[str, Change]] = []
         self._bytes = 0
         self._counted = (0, 0)
-        self._later: list[Finding] = []
+        self._later: list[TreeProblem] = []
         # Blobs of another size than a manifest says; for those that are damaged the size that they should have.
         self._judged: dict[Digest, int | None] = {}
         self._log = structlog.stdlib.get_logger("hatoba.adoption")
@@ -170,9 +170,9 @@ class Adoption:
             if content is None:
                 continue
             if content != link.name:
-                self._report(Finding(link.key, "link", "does not name the blob that its place is for"))
+                self._report(TreeProblem(link.key, "link", "does not name the blob that its place is for"))
             elif size is None:
-                self._report(Finding(link.key, "missing", f"there is no file of the blob {digest}"))
+                self._report(TreeProblem(link.key, "missing", f"there is no file of the blob {digest}"))
             else:
                 named = None if known is None else await self._named_size(name, known, digest)
                 if named is not None and named != size:
@@ -195,15 +195,15 @@ class Adoption:
             if content is None:
                 continue
             if content != link.name:
-                self._report(Finding(link.key, "link", "does not name the manifest that its place is for"))
+                self._report(TreeProblem(link.key, "link", "does not name the manifest that its place is for"))
             elif await self._driver.stat(_file(link)) is None:
-                self._report(Finding(link.key, "missing", f"there is no file of the manifest {link.name}"))
+                self._report(TreeProblem(link.key, "missing", f"there is no file of the manifest {link.name}"))
             else:
                 met.append(link)
         bodies = await self._driver.read_each([_file(link) for link in met], _MANIFEST_BYTES + 1)
         good: list[_Manifest] = []
         for one in await asyncio.to_thread(lambda: list(map(_read, met, bodies))):
-            if isinstance(one, Finding):
+            if isinstance(one, TreeProblem):
                 self._report(one)
             else:
                 good.append(one)
@@ -240,7 +240,7 @@ class Adoption:
             size = await self._driver.stat(layout.blob(digest))
             if size is None:
                 if reference.required:
-                    self._report(Finding(one.link.key, "missing", f"names {digest}, of which there is no file"))
+                    self._report(TreeProblem(one.link.key, "missing", f"names {digest}, of which there is no file"))
             elif size != named:
                 await self._judge(digest, named, size)
                 await self._mark_damaged(name, digest)
@@ -256,7 +256,7 @@ class Adoption:
         whole = found == digest.encoded
         self._judged[digest] = None if whole else named
         outcome = "its content is right" if whole else "it is damaged, and missing until it is pushed again"
-        self._report(Finding(key, "size", f"has {size} bytes, a manifest says {named}; {outcome}"))
+        self._report(TreeProblem(key, "size", f"has {size} bytes, a manifest says {named}; {outcome}"))
 
     async def _mark_damaged(self, name: str, digest: Digest) -> None:
         named = self._judged.get(digest)
@@ -307,7 +307,7 @@ class Adoption:
                     digest = Digest.parse(content)
                 except DigestInvalid:
                     if before is None:
-                        self._report(Finding(link.key, "link", "does not hold a digest"))
+                        self._report(TreeProblem(link.key, "link", "does not hold a digest"))
                     else:  # torn when the power went: the row knows better
                         await self._write_again(name, "tag", link.name)
                     continue
@@ -323,7 +323,7 @@ class Adoption:
             if not await self._as_it_was(transaction, name, "tag", tag, link.key):
                 return
             if not await manifests.held(transaction, name, digest):
-                self._later.append(Finding(link.key, "tag", f"names {digest}, which the repository does not hold"))
+                self._later.append(TreeProblem(link.key, "tag", f"names {digest}, which the repository does not hold"))
                 if before is not None:  # not ours to overwrite: another registry may know more
                     self._log.warning("a tag's link names no manifest; left alone", repository=name, tag=tag)
                 return
@@ -422,31 +422,31 @@ async def _end_empty(transaction: Transaction, repository_id: int) -> None:
     await repositories.delete_empty(transaction, repository_id)
 
 
-def _read(link: LinkFile, body: bytes | None) -> _Manifest | Finding:
+def _read(link: LinkFile, body: bytes | None) -> _Manifest | TreeProblem:
     digest = Digest.parse(link.name)
     path = layout.blob(digest)
     if body is None:
-        return Finding(link.key, "missing", f"there is no file of the manifest {digest}")
+        return TreeProblem(link.key, "missing", f"there is no file of the manifest {digest}")
     if len(body) > _MANIFEST_BYTES:
-        return Finding(path, "manifest", f"is no manifest: it has more than {_MANIFEST_BYTES} bytes")
+        return TreeProblem(path, "manifest", f"is no manifest: it has more than {_MANIFEST_BYTES} bytes")
     if Digest.of(body, digest.algorithm) != digest:
-        return Finding(path, "digest", "the manifest's content is not what its digest says")
+        return TreeProblem(path, "digest", "the manifest's content is not what its digest says")
     try:
         return _Manifest(link, digest, body, manifest.parse(body))
     except ManifestInvalid as error:
         return _refused(path, body, error)
 
 
-def _refused(path: str, body: bytes, error: ManifestInvalid) -> Finding:
+def _refused(path: str, body: bytes, error: ManifestInvalid) -> TreeProblem:
     with contextlib.suppress(ValueError, RecursionError):
         document = json.loads(body)
         if isinstance(document, dict):
             if document.get("schemaVersion") == 1:
-                return Finding(path, "schema1", "a manifest of schema version 1, which no client pulls any more")
+                return TreeProblem(path, "schema1", "a manifest of schema version 1, which no client pulls any more")
             media_type = document.get("mediaType")
             if isinstance(media_type, str) and media_type not in MANIFEST_TYPES:
-                return Finding(path, "type", error.message)
-    return Finding(path, "manifest", error.message)
+                return TreeProblem(path, "type", error.message)
+    return TreeProblem(path, "manifest", error.message)
 
 
 def _file(link: LinkFile) -> str:

@@ -27,9 +27,10 @@ from hatoba.db.engine import Database, Transaction, now
 from hatoba.errors import HatobaError
 from hatoba.oci.digest import Digest
 from hatoba.operations import link_files
-from hatoba.operations.findings import Progress, Report
+from hatoba.operations.findings import Report
 from hatoba.operations.link_files import Link
 from hatoba.operations.mirror import Mirror
+from hatoba.operations.progress import Progress
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

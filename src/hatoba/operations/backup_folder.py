@@ -6,7 +6,6 @@ Owns `<folder>/hatoba/backup.json`, which says of which registry the backup is a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from hatoba.blobs import copying
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError
+from hatoba.operations import lock_file
 
 _MARKER = "hatoba/backup.json"
 _NOBODYS = {"lost+found"}  # of a disk's own
@@ -87,11 +87,9 @@ def claimed(folder: Path, root: Path, made_at: datetime) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(folder: Path, name: str, meaning: str) -> Iterator[None]:
-    with (folder / name).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HatobaError(f"{printable(folder)}: {meaning}") from None
+    with lock_file.held(folder / name) as ours:
+        if not ours:
+            raise HatobaError(f"{printable(folder)}: {meaning}")
         yield
 
 

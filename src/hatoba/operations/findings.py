@@ -1,13 +1,12 @@
 """What `hatoba verify` says: a finding, and the report that counts what was looked at.
 
-Owns the words for how far a check has come, too. Knows nothing of how anything is checked.
+Knows nothing of how anything is checked. What a folder read for the first time has amiss is `tree.TreeProblem`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +18,6 @@ class Finding:
     meaning: str
     fix: str
     mended: bool = False
-
-
-class Progress(Protocol):
-    """Somebody who watches."""
-
-    def begin(self, what: str, total: int | None) -> None:
-        """A new stage, of `total` steps or bytes; None when nobody knows."""
-
-    def advance(self, amount: int) -> None:
-        """So many of them are done."""
 
 
 @dataclass(slots=True)

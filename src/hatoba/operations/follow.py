@@ -7,12 +7,9 @@ served. Later starts serve at once: who asks for a repository before the walk ha
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -24,10 +21,10 @@ from hatoba.db import tree as tree_rows
 from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.tree import TreeRow
 from hatoba.errors import RegistryError, Unavailable
-from hatoba.operations import tree
+from hatoba.operations import lock_file, tree
 from hatoba.operations.adoption import Adoption, Read
-from hatoba.operations.progress import Show, progress
-from hatoba.operations.tree import Finding, Report
+from hatoba.operations.progress import Show, log_lines
+from hatoba.operations.tree import TellProblem, TreeProblem
 from hatoba.operations.vanished import follow_vanished
 from hatoba.registry.ports import Links
 
@@ -65,7 +62,7 @@ class Following:
         """Read the tree, by one worker; ends when it has been read."""
         while await self._look() is not None:
             pause = _LOOK_SECONDS
-            with self._alone() as mine:
+            with lock_file.held(self._locks / "walk") as mine:
                 if mine:
                     try:
                         await self._walk()
@@ -138,16 +135,6 @@ class Following:
             f"{row.manifests_read} manifests"
         )
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[bool]:
-        with (self._locks / "walk").open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-
     async def _walk(self) -> None:
         row = await self._look()
         if row is None:
@@ -156,11 +143,11 @@ class Following:
         kinds: Counter[str] = Counter()
         if first:
             self._log.info("reading the repositories of a folder that is new to hatoba")
-        with progress("reading the folder") if first else contextlib.nullcontext(_unshown) as show:
-            read = await read_tree(
-                self._database, self._driver, self._links, lambda finding: kinds.update((finding.kind,)),
-                show, patient=not first,
-            )  # fmt: skip
+        show = log_lines("reading the folder") if first else _unshown
+        read = await read_tree(
+            self._database, self._driver, self._links, lambda problem: kinds.update((problem.kind,)),
+            show, patient=not first,
+        )  # fmt: skip
         self._problem = ""
         self._tell(first=first, read=read, kinds=kinds, tags=(await _tags_changed(self._database)))
 
@@ -179,7 +166,7 @@ class Following:
 
 
 async def read_tree(  # noqa: PLR0913  what it works on, and who hears of it
-    database: Database, driver: BlobDriver, links: Links, report: Report, show: Show, *, patient: bool
+    database: Database, driver: BlobDriver, links: Links, report: TellProblem, show: Show, *, patient: bool
 ) -> Read:
     """Compare all repositories, of the tree and of the rows; the state is known afterwards.
 
@@ -205,7 +192,7 @@ async def read_tree(  # noqa: PLR0913  what it works on, and who hears of it
         except (RegistryError, KeyMissing) as error:
             if not one.read.repositories and name == names[-1] and isinstance(error, RegistryError):
                 raise  # not one of them: that is no matter of single repositories
-            report(Finding(layout.repository(name), "unreadable", _words(error)))
+            report(TreeProblem(layout.repository(name), "unreadable", _words(error)))
         show(one.read.repositories, len(names), one.read.manifests)
         if patient:
             await asyncio.sleep(time.monotonic() - started)
@@ -235,7 +222,7 @@ def _words(error: Exception) -> str:
     return str(error.__cause__ or error) or type(error).__name__
 
 
-def _unsaid(_finding: Finding) -> None:
+def _unsaid(_problem: TreeProblem) -> None:
     """The walk says it."""
 
 

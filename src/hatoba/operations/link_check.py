@@ -17,9 +17,10 @@ from hatoba.errors import RegistryError
 from hatoba.oci.digest import Digest
 from hatoba.oci.reference import is_name
 from hatoba.operations import link_files
-from hatoba.operations.findings import Progress, Report
+from hatoba.operations.findings import Report
 from hatoba.operations.link_files import Link
 from hatoba.operations.mirror import Mirror
+from hatoba.operations.progress import Progress
 
 _PAGE = 500
 _SETTLE = 500

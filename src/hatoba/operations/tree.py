@@ -1,6 +1,6 @@
 """Reads Docker's tree of repositories: which there are, and what the links of one say. Writes nothing.
 
-What is there and is no part of the layout is a `Finding`; whether the rest can be believed is adoption's business.
+What is there and is no part of the layout is a `TreeProblem`; whether the rest can be believed is adoption's business.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hatoba.errors import DigestInvalid, RegistryError
 from hatoba.oci.digest import Digest
 from hatoba.oci.reference import RepositoryName, is_name, is_tag
 
-FindingKind = Literal[
+ProblemKind = Literal[
     "link", "missing", "size", "digest", "schema1", "type", "manifest", "tag", "foreign", "name", "unreadable"
 ]
 Section = Literal["_layers", "_manifests/revisions", "_manifests/tags"]
@@ -25,15 +25,15 @@ _KNOWN = {*_FRAME, "_uploads"}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class TreeProblem:
     """Something in the tree that was skipped, or is not as it should be; `path` is relative to the root."""
 
     path: str
-    kind: FindingKind
+    kind: ProblemKind
     reason: str
 
 
-Report = Callable[[Finding], None]
+TellProblem = Callable[[TreeProblem], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class LinkFile:
     written_at: datetime
 
 
-async def find_repositories(driver: BlobDriver, report: Report) -> list[RepositoryName]:
+async def find_repositories(driver: BlobDriver, report: TellProblem) -> list[RepositoryName]:
     """The repositories in the tree, in byte order. Raises Unavailable when not even its top can be read."""
     found: list[RepositoryName] = []
     pending = [""]
@@ -58,7 +58,7 @@ async def find_repositories(driver: BlobDriver, report: Report) -> list[Reposito
         except RegistryError as error:
             if not name:
                 raise
-            report(Finding(folder, "unreadable", _why(error)))
+            report(TreeProblem(folder, "unreadable", _why(error)))
             continue
         if name and any(child.is_folder and child.name in _FRAME for child in children):
             found.append(RepositoryName(name))
@@ -67,11 +67,11 @@ async def find_repositories(driver: BlobDriver, report: Report) -> list[Reposito
             if name and child.is_folder and child.name in _KNOWN:
                 continue
             if not child.is_folder:
-                report(Finding(f"{layout.REPOSITORIES}/{below}", "foreign", "no registry writes a file here"))
+                report(TreeProblem(f"{layout.REPOSITORIES}/{below}", "foreign", "no registry writes a file here"))
             elif is_name(below):
                 pending.append(below)
             else:
-                report(Finding(f"{layout.REPOSITORIES}/{below}", "name", "not the name of a repository"))
+                report(TreeProblem(f"{layout.REPOSITORIES}/{below}", "name", "not the name of a repository"))
     return sorted(found)
 
 
@@ -80,13 +80,13 @@ async def is_there(driver: BlobDriver, name: str) -> bool:
     return any(child.name in _FRAME for child in await driver.children(layout.repository(name)) if child.is_folder)
 
 
-async def links(driver: BlobDriver, name: str, section: Section, report: Report) -> dict[str, LinkFile]:
+async def links(driver: BlobDriver, name: str, section: Section, report: TellProblem) -> dict[str, LinkFile]:
     """The links of a section of a repository by what they name, in byte order."""
     folder = f"{layout.repository(name)}/{section}"
     found: list[LinkFile] = []
     for file in await driver.listing(folder):
         if file.size < 0:
-            report(Finding(file.key, "foreign", "not a regular file"))
+            report(TreeProblem(file.key, "foreign", "not a regular file"))
             continue
         parts = file.key.removeprefix(f"{folder}/").split("/")
         link = _tag(file, parts, report) if section == "_manifests/tags" else _digest(file, parts, report)
@@ -95,30 +95,30 @@ async def links(driver: BlobDriver, name: str, section: Section, report: Report)
     return {link.name: link for link in sorted(found, key=lambda link: link.name)}
 
 
-def _tag(file: Listed, parts: list[str], report: Report) -> LinkFile | None:
+def _tag(file: Listed, parts: list[str], report: TellProblem) -> LinkFile | None:
     match parts:
         case [tag, "current", "link"] if is_tag(tag):
             return LinkFile(tag, file.key, file.size, file.written_at)
         case [_, "current", "link"]:
-            report(Finding(file.key, "name", "not the name of a tag"))
+            report(TreeProblem(file.key, "name", "not the name of a tag"))
         case [_, "index", *_, "link"]:  # every digest that the tag has named
             pass
         case _:
-            report(Finding(file.key, "foreign", "no registry writes a file here"))
+            report(TreeProblem(file.key, "foreign", "no registry writes a file here"))
     return None
 
 
-def _digest(file: Listed, parts: list[str], report: Report) -> LinkFile | None:
+def _digest(file: Listed, parts: list[str], report: TellProblem) -> LinkFile | None:
     match parts:
         case [algorithm, encoded, "link"]:
             try:
                 return LinkFile(str(Digest.parse(f"{algorithm}:{encoded}")), file.key, file.size, file.written_at)
             except DigestInvalid as error:
-                report(Finding(file.key, "link", error.message))
+                report(TreeProblem(file.key, "link", error.message))
         case [_, _, "signatures", *_]:  # of schema 1 manifests, which are reported themselves
             pass
         case _:
-            report(Finding(file.key, "foreign", "no registry writes a file here"))
+            report(TreeProblem(file.key, "foreign", "no registry writes a file here"))
     return None
 
 

@@ -8,11 +8,9 @@ every step, and losing the file costs nothing but time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,11 +22,12 @@ from hatoba.errors import HatobaError, RegistryError
 from hatoba.oci import manifest
 from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
-from hatoba.operations import link_files
+from hatoba.operations import link_files, lock_file
 from hatoba.operations.blob_check import BlobCheck
-from hatoba.operations.findings import Progress, Report
+from hatoba.operations.findings import Report
 from hatoba.operations.link_check import LinkCheck
 from hatoba.operations.mirror import Mirror
+from hatoba.operations.progress import Progress
 
 _PAGE = 200
 _SAVE_SECONDS = 2.0
@@ -77,7 +76,9 @@ class Verification:
 
         `rate` is in bytes a second, 0 for no bound. Cancelled, it can go on later where it was.
         """
-        async with self._alone():
+        with lock_file.held(self._own / "locks" / "verify") as ours:
+            if not ours:
+                raise HatobaError("another `hatoba verify` is at work on this registry")
             if fix:
                 await self._links.catch_up()
             progress.begin("database", None)
@@ -152,15 +153,6 @@ class Verification:
             temporary = self._position.with_suffix(".new")
             temporary.write_text(json.dumps({"after": after}) + "\n", "utf-8")
             temporary.replace(self._position)
-
-    @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        with await asyncio.to_thread((self._own / "locks" / "verify").open, "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise HatobaError("another `hatoba verify` is at work on this registry") from None
-            yield
 
 
 class _References:

@@ -10,9 +10,10 @@ import bcrypt
 import pytest
 
 from hatoba.auth import htpasswd
-from hatoba.auth.access import Access, Actor, Anonymous, BasicAccess, Miss
+from hatoba.auth.access import Access, Anonymous, BasicAccess, Miss
 from hatoba.auth.guesses import Guesses
-from hatoba.auth.htpasswd import Htpasswd, HtpasswdFile
+from hatoba.auth.htpasswd import Htpasswd
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.errors import TooManyRequests, Unauthorized, Unavailable
 from hatoba.metrics.catalogue import CREDENTIAL_CHECKS, OUTCOMES
 from hatoba.metrics.cells import Recorder
@@ -82,12 +83,6 @@ async def refused(access: Access, header: str | None) -> Unauthorized:
         await access.authorize(header, "pull", "library/alpine", ADDRESS)
     assert access.cached(header, ADDRESS) is Miss.MISS
     return raised.value
-
-
-def test_actor():
-    assert Actor().anonymous
-    assert not Actor("alice").anonymous
-    assert not Actor("").anonymous
 
 
 @pytest.mark.parametrize("header", [None, "", "Basic !", "Bearer x", basic("alice", "x")])

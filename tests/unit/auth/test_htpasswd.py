@@ -10,7 +10,8 @@ import bcrypt
 import pytest
 
 from hatoba.auth import htpasswd
-from hatoba.auth.htpasswd import Htpasswd, HtpasswdFile
+from hatoba.auth.htpasswd import Htpasswd
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.errors import ConfigError, Unavailable
 
 

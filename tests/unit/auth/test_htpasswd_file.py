@@ -14,8 +14,8 @@ from pathlib import Path
 import bcrypt
 import pytest
 
-from hatoba.auth import htpasswd
-from hatoba.auth.htpasswd import HtpasswdFile, create, parse
+from hatoba.auth import htpasswd_file
+from hatoba.auth.htpasswd_file import HtpasswdFile, create, parse
 from hatoba.errors import ConfigError
 
 HASH = "$2y$04$" + "a" * 53
@@ -397,7 +397,7 @@ class TestCreate:
         assert HtpasswdFile(path).names() == ["admin"]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert set(password) <= set(string.ascii_letters + string.digits)
-        assert len(set(htpasswd._ALPHABET)) ** len(password) >= 2**128
+        assert len(set(htpasswd_file._ALPHABET)) ** len(password) >= 2**128
 
     def test_another_name_and_another_password(self, tmp_path):
         first, second = create(tmp_path / "1", "root"), create(tmp_path / "2", "root")

@@ -10,11 +10,12 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from hatoba import telemetry, wiring
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba import telemetry
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.cli import hatoba_app
 from hatoba.cli.configured import configure
 from hatoba.testing.images import Index
+from hatoba.wiring import serving
 
 ALICE = ("alice", "secret")
 
@@ -47,7 +48,7 @@ class Shelf:
         """The status that a server, started now, answers."""
 
         async def ask() -> int:
-            async with wiring.running(self.settings) as app, client(app) as http:
+            async with serving.running(self.settings) as app, client(app) as http:
                 return (await http.get(f"/v2/{repository}/manifests/{reference}")).status_code
 
         return asyncio.run(ask())
@@ -57,7 +58,7 @@ class Shelf:
 
     async def _push(self, repository: str, content, tags: tuple[str, ...]) -> None:
         images = content.images if isinstance(content, Index) else [content]
-        async with wiring.running(self.settings) as app, client(app) as http:
+        async with serving.running(self.settings) as app, client(app) as http:
             for image in images:
                 for blob in image.blobs:
                     await put(http, f"{repository}/blobs/uploads/?digest={blob.digest}", blob.body, method="POST")
@@ -104,5 +105,5 @@ def shelf(bare):
     """An empty registry in `data`, whose user alice pushes."""
     HtpasswdFile(bare / "data/hatoba/htpasswd", cost=4).add(*ALICE)
     shelf = Shelf(bare / "data")
-    asyncio.run(wiring.prepare(shelf.settings))
+    asyncio.run(serving.prepare(shelf.settings))
     return shelf

@@ -8,9 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hatoba import server, telemetry, wiring
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba import server, telemetry
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.cli import serve
+from hatoba.wiring import serving
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def path(tmp_path):
 def run(tmp_path, path, monkeypatch):
     """Start as far as the folder is prepared; the port and the workers are the end-to-end tests' business."""
     monkeypatch.setattr(telemetry, "configure", lambda *_: None)  # logging is the process's own
-    monkeypatch.setattr(server, "serve", lambda settings, _announce: asyncio.run(wiring.prepare(settings)))
+    monkeypatch.setattr(server, "serve", lambda settings, _announce: asyncio.run(serving.prepare(settings)))
     config = tmp_path / "config.yml"
     config.write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path / 'root'}}}}}\n"

@@ -13,7 +13,7 @@ import bcrypt
 import pytest
 from typer.testing import CliRunner
 
-from hatoba.auth.htpasswd import HtpasswdFile
+from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.cli.users import app
 
 HASH = "$2y$04$" + "a" * 53

@@ -6,10 +6,10 @@ import re
 import apsw
 import pytest
 
-from hatoba import wiring
 from hatoba.cli import verify
 from hatoba.operations.verify import Verification
 from hatoba.testing.images import random_image
+from hatoba.wiring import commands
 
 IMAGE = random_image(seed=0)
 SUMMARY = re.compile(r"3 blobs \([\d.]+k?B read\), 1 manifest, 4 links: (\d+) findings?(, \d+ mended)?\n")
@@ -141,7 +141,7 @@ def test_a_bar_on_a_terminal_alone(monkeypatch, capsys):
 
 
 def test_no_other_user_checks(filled, monkeypatch):
-    owner = wiring.metadata_owner(filled.settings)[0]
+    owner = commands.metadata_owner(filled.settings)[0]
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     result = filled.run("verify")
     assert (result.exit_code, result.stdout) == (1, "")

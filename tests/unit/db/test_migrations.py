@@ -8,11 +8,11 @@ from itertools import count
 import apsw
 import pytest
 
-from hatoba import wiring
 from hatoba.config.load import load
 from hatoba.db import sqlite
 from hatoba.db.engine import Migration, check_known, migrations
 from hatoba.errors import StartError
+from hatoba.wiring import serving
 
 STEPS = [
     Migration(1, "first", "CREATE TABLE one (a INTEGER) STRICT; INSERT INTO one VALUES (1)"),
@@ -110,14 +110,14 @@ async def test_a_newer_database_is_refused_naming_both_versions(database, open_s
 
 async def test_the_server_does_not_start_on_it(tmp_path):
     settings = load(None, {}, {"storage.filesystem.rootdirectory": str(tmp_path)}).settings
-    await wiring.prepare(settings)
+    await serving.prepare(settings)
     with apsw.Connection(str(tmp_path / "hatoba" / "uploads.db")) as newer:
         newer.execute("INSERT INTO migrations (number, name, hatoba, applied_at) VALUES (99, 'x', '9.8.7', 1)")
     newer.close()
     with pytest.raises(StartError, match=r"9\.8\.7"):
-        await wiring.prepare(settings)
+        await serving.prepare(settings)
     with pytest.raises(StartError, match=r"9\.8\.7"):
-        async with wiring.running(settings):
+        async with serving.running(settings):
             pass
 
 

@@ -8,7 +8,6 @@ import apsw
 import httpx
 import pytest
 
-from hatoba import wiring
 from hatoba.config.load import load
 from hatoba.db import sqlite
 from hatoba.db.engine import now
@@ -16,6 +15,7 @@ from hatoba.db.sqlite import DatabaseFailed, Sqlite, check_filesystem
 from hatoba.errors import InsufficientStorage, StartError, Unavailable
 from hatoba.oci.digest import Digest
 from hatoba.web import errors
+from hatoba.wiring import parts, serving
 
 INSERT = "INSERT INTO repositories (name, created_at) VALUES (:name, 1)"
 
@@ -140,7 +140,7 @@ async def test_pragmas_hold_on_every_connection(open_sqlite, name, synchronous, 
 
 async def test_wiring_asks_full_for_content_and_normal_for_sessions(tmp_path):
     settings = load(None, {}, {"storage.filesystem.rootdirectory": str(tmp_path)}).settings
-    metadata, sessions = wiring._metadata(settings, tmp_path), wiring._sessions(settings, tmp_path)
+    metadata, sessions = parts.open_metadata(settings, tmp_path), parts.open_sessions(settings, tmp_path)
     try:
         assert await metadata.one("PRAGMA synchronous") == (2,)
         assert await sessions.one("PRAGMA synchronous") == (1,)
@@ -153,7 +153,7 @@ async def test_both_databases_go_where_the_setting_says(tmp_path):
     """A root on NFS needs a local disk for each of them."""
     path = tmp_path / "local" / "registry.db"
     options = {"storage.filesystem.rootdirectory": str(tmp_path / "root"), "hatoba.database.path": str(path)}
-    await wiring.prepare(load(None, {}, options).settings)
+    await serving.prepare(load(None, {}, options).settings)
     assert sorted(file.name for file in path.parent.glob("*.db")) == ["registry-uploads.db", "registry.db"]
     assert list((tmp_path / "root").rglob("*.db*")) == []
 
@@ -274,7 +274,7 @@ async def test_a_client_hears_no_word_of_what_broke(tmp_path, monkeypatch, raise
         raise raised(f"database disk image is malformed: {tmp_path}")
 
     settings = load(None, {}, {"storage.filesystem.rootdirectory": str(tmp_path)}).settings
-    async with wiring.running(settings) as app:
+    async with serving.running(settings) as app:
         with monkeypatch.context() as patched:
             patched.setattr(sqlite, "_one", fail)
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hatoba") as client:

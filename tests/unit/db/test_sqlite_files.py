@@ -70,7 +70,7 @@ ROUND = """
 import asyncio, hashlib, pathlib
 import httpx
 from datetime import timedelta
-from hatoba import wiring
+from hatoba.wiring import parts, serving
 from hatoba.blobs.filesystem import Filesystem
 from hatoba.config.load import load
 from hatoba.operations import mirror
@@ -90,8 +90,8 @@ async def push(client, content):
     return {"mediaType": "application/octet-stream", "digest": digest, "size": len(content)}
 
 async def serve(first):
-    await wiring.prepare(settings)
-    async with wiring.running(settings) as app:
+    await serving.prepare(settings)
+    async with serving.running(settings) as app:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://hatoba") as client:
             layer, config = await push(client, b"layer"), await push(client, b"{}")
@@ -181,25 +181,25 @@ def look():
 """
 PREPARED = """
 import json, sys
-from granian.server.mp import MPServer
 from hatoba.cli import main
+from hatoba.workers import Workers
 def serve(self, *arguments, **keywords):
     print(json.dumps(look()), flush=True)
-MPServer.serve = serve
+Workers.serve = serve
 sys.argv = ["hatoba", "serve", "--root", sys.argv[1], "--addr", "127.0.0.1:0", "--workers", "2"]
 main()
 """
 STRAY_CONNECTION = """
 import asyncio
-from hatoba import wiring
-prepare = wiring.prepare
+from hatoba.wiring import parts, serving
+prepare = serving.prepare
 async def leaking(settings):
     await prepare(settings)
-    root = wiring.root_of(settings)
+    root = parts.root_of(settings)
     global kept
-    kept = wiring._metadata(settings, root)
+    kept = parts.open_metadata(settings, root)
     await kept.migrate()
-wiring.prepare = leaking
+serving.prepare = leaking
 """
 
 

@@ -10,10 +10,10 @@ import apsw
 import httpx
 import pytest
 
-from hatoba import wiring
 from hatoba.config.load import load
 from hatoba.db import repositories, sqlite
 from hatoba.errors import Unavailable
+from hatoba.wiring import serving
 
 INSERT = "INSERT INTO repositories (name, created_at) VALUES (:name, 1)"
 
@@ -261,7 +261,7 @@ async def test_cancelling_counts_while_slow_work_outlasts_the_limit(database, mo
 async def test_a_client_is_told_when_to_come_back(tmp_path, hold, monkeypatch):
     monkeypatch.setattr(sqlite, "_WAIT_SECONDS", 0.2)
     settings = load(None, {}, {"storage.filesystem.rootdirectory": str(tmp_path)}).settings
-    async with wiring.running(settings) as app:
+    async with serving.running(settings) as app:
         with hold(tmp_path / "hatoba" / "locks" / "write-uploads"):
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hatoba") as client:
                 answer = await client.post("/v2/a/blobs/uploads/", timeout=10)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hatoba.folders import make_durably
+from hatoba.durable import make_durably
 
 
 @pytest.fixture
