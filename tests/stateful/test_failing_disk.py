@@ -11,9 +11,9 @@ from datetime import timedelta
 
 import pytest
 
-from hatoba import wiring
 from hatoba.blobs import filesystem
 from hatoba.db import sqlite
+from hatoba.operations import readiness
 
 BASE = "/v2/team/app/blobs/uploads/"
 TAG = "_manifests/tags/v/current"
@@ -254,7 +254,7 @@ LINK_STEPS = {
 
 @pytest.mark.parametrize("step", LINK_STEPS)
 async def test_link_that_cannot_be_written_fails_no_push(worker, kit, monkeypatch, link, logged, step):
-    monkeypatch.setattr(wiring, "_OVERDUE", timedelta(0))
+    monkeypatch.setattr(readiness, "_OVERDUE", timedelta(0))
     one = await worker()
     call, below, number = LINK_STEPS[step]
     with failing_links(monkeypatch, call, number, below) as calls:

@@ -12,6 +12,7 @@ import pytest
 
 from hatoba import wiring
 from hatoba.operations import mirror as mirror_module
+from hatoba.operations import readiness
 
 TAG = "_manifests/tags/v/current"
 
@@ -128,7 +129,7 @@ async def test_settled_rows_are_gone_and_links_fsynced_first(worker, rows, monke
 
 
 async def test_link_that_cannot_be_written_fails_no_push(worker, kit, link, tree, monkeypatch):
-    monkeypatch.setattr(wiring, "_OVERDUE", timedelta(0))
+    monkeypatch.setattr(readiness, "_OVERDUE", timedelta(0))
     one = await worker()
     await one.push_image("other")
     await one.mirror.settle()
