@@ -36,7 +36,7 @@ ALSO_WATCHED = {
 }
 # Opening and closing: no request waits then.
 START_AND_END = (
-    ("hatoba/wiring.py", {"prepare", "running", "import_tree"}),
+    ("hatoba/wiring.py", {"prepare", "running", "import_tree", "opened"}),
     # A SELECT on the loop is apsw's: nobody watches it.
     ("hatoba/db/sqlite.py", {"__init__", "close", "migrate", "check_schema"}),
     ("hatoba/db/engine.py", {"migrations"}),

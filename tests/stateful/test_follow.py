@@ -8,7 +8,10 @@ import shutil
 
 import pytest
 
+from hatoba import wiring
+from hatoba.config.load import load
 from hatoba.db import tree as tree_rows
+from hatoba.oci.reference import RepositoryName, Tag
 from hatoba.operations import adoption, follow
 from hatoba.operations.mirror import Mirror
 
@@ -317,3 +320,21 @@ async def test_changed_tags_are_counted_in_the_log(worker, app, kit, capfd):
     assert "3 tags changed while hatoba was away" in "".join(capfd.readouterr())
     await settled(await worker())
     assert "while hatoba was away" not in "".join(capfd.readouterr())
+
+
+async def test_a_command_does_not_hide_what_was_removed_elsewhere(worker, tree, root, kit):
+    """Docker's registry removed a tag; then, with no server, a command changed another repository."""
+    one = await worker()
+    await one.push_image("v")
+    await one.push_image("v", "team/other")
+    await stop(one)
+    shutil.rmtree(tree / "repositories/team/app/_manifests/tags/v")
+    await asyncio.sleep(0.02)
+    settings = load(None, {}, {"storage.filesystem.rootdirectory": str(root)}).settings
+    other = RepositoryName("team/other")
+    async with wiring.opened(settings, changing=other) as rules:
+        await rules.tags.delete(other, Tag("v"), None)
+    two = await worker()
+    await settled(two)
+    assert await digest(two, "v") is None
+    assert await digest(two, "v", "team/other") is None
