@@ -338,3 +338,18 @@ async def test_a_command_does_not_hide_what_was_removed_elsewhere(worker, tree, 
     await settled(two)
     assert await digest(two, "v") is None
     assert await digest(two, "v", "team/other") is None
+
+
+async def test_asking_for_what_is_nowhere_writes_nothing(worker, walk_waits, monkeypatch):
+    """Else strangers could keep the disk busy with it until the walk ends."""
+    await stopped(worker, "v")
+    one = await worker()
+    written, real = [], one.database.write
+
+    async def write(work):
+        written.append(work)
+        return await real(work)
+
+    monkeypatch.setattr(one.database, "write", write)
+    assert (await one("GET", "/v2/team/nowhere/tags/list")).status_code == 404
+    assert not written

@@ -184,7 +184,7 @@ async def read_tree(  # noqa: PLR0913  what it works on, and who hears of it
     """Compare all repositories, of the tree and of the rows; the state is known afterwards.
 
     `patient` leaves half of the time to others; else nobody else writes.
-    Raises RegistryError when nothing of the tree can be read.
+    Raises RegistryError when nothing of the tree can be read, or what was read cannot be written.
     """
     began = now()
     row = await tree_rows.find(database)
@@ -203,8 +203,9 @@ async def read_tree(  # noqa: PLR0913  what it works on, and who hears of it
         try:
             await one.repository(name, seen_at)
         except (RegistryError, KeyMissing) as error:
-            if not one.read.repositories and name == names[-1] and isinstance(error, RegistryError):
-                raise  # not one of them: that is no matter of single repositories
+            none = not one.read.repositories and name == names[-1]  # that is no matter of single repositories
+            if one.uncommitted or (none and isinstance(error, RegistryError)):
+                raise
             report(Finding(layout.repository(name), "unreadable", _words(error)))
         show(one.read.repositories, len(names), one.read.manifests)
         if patient:
