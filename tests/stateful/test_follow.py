@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 
+import apsw
 import pytest
 
 from hatoba import wiring
@@ -353,3 +354,20 @@ async def test_asking_for_what_is_nowhere_writes_nothing(worker, walk_waits, mon
     monkeypatch.setattr(one.database, "write", write)
     assert (await one("GET", "/v2/team/nowhere/tags/list")).status_code == 404
     assert not written
+
+
+async def test_rows_of_a_hatoba_that_knew_no_tree_are_served_at_once(worker, root, app, kit, walk_waits):
+    """After an upgrade; what is in the folder besides is found by whoever asks for it."""
+    (body,) = await stopped(worker, "v")
+    shutil.copytree(app, app.parent / "new")
+    shutil.rmtree(app / "_manifests/tags/v")
+    connection = apsw.Connection(str(root / "hatoba/metadata.db"))
+    connection.execute("DELETE FROM tree")
+    connection.close()
+    one = await worker()
+    for name in ("app", "new"):
+        answer = await one("GET", f"/v2/team/{name}/manifests/v")
+        assert (answer.status_code, answer.content) == (200, body)
+    walk_waits.set()
+    await settled(one)
+    assert (app / TAG / "link").exists(), "nobody knows that it was removed: it was lost"

@@ -22,7 +22,7 @@ from hatoba.blobs.driver import BlobDriver, KeyMissing
 from hatoba.db import repositories
 from hatoba.db import tree as tree_rows
 from hatoba.db.engine import Database, Reader, Transaction, now
-from hatoba.db.tree import TreeRow
+from hatoba.db.tree import State, TreeRow
 from hatoba.errors import RegistryError, Unavailable
 from hatoba.operations import tree
 from hatoba.operations.adoption import Adoption, Read
@@ -54,12 +54,17 @@ class Following:
     async def open(self) -> None:
         """Look what is known; of a folder without repositories that is all there is to know."""
         if await tree_rows.find(self._database) is None:
-            try:
-                empty = not await self._driver.children(layout.REPOSITORIES)
-            except RegistryError:
-                empty = False  # `run` says why
-            await self._database.write(lambda t: tree_rows.begin(t, "known" if empty else "unread"))
+            state = await self._first_state()
+            await self._database.write(lambda t: tree_rows.begin(t, state))
         await self._look()
+
+    async def _first_state(self) -> State:
+        if await repositories.names(self._database, "", 1):
+            return "unsure"  # an older hatoba, which knew no tree, has served these: nobody need wait
+        try:
+            return "unread" if await self._driver.children(layout.REPOSITORIES) else "known"
+        except RegistryError:
+            return "unread"  # `run` says why
 
     async def run(self) -> None:
         """Read the tree, by one worker; ends when it has been read."""
