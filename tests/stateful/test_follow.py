@@ -371,3 +371,18 @@ async def test_rows_of_a_hatoba_that_knew_no_tree_are_served_at_once(worker, roo
     walk_waits.set()
     await settled(one)
     assert (app / TAG / "link").exists(), "nobody knows that it was removed: it was lost"
+
+
+async def test_a_clock_that_was_ahead_once_does_no_lasting_harm(worker, root, app):
+    """Else whatever Docker's registry removes for years to come would be taken for lost, and written again."""
+    await stopped(worker, "v")
+    connection = apsw.Connection(str(root / "hatoba/metadata.db"))
+    connection.execute("UPDATE tree SET seen_at = seen_at + 100000000000000")
+    connection.close()
+    one = await worker()
+    await settled(one)
+    await stop(one)
+    shutil.rmtree(app / "_manifests/tags/v")
+    two = await worker()
+    await settled(two)
+    assert await digest(two, "v") is None
