@@ -351,6 +351,24 @@ async def test_what_could_not_be_committed_is_read_again(worker, docker, monkeyp
         assert (await one("GET", f"/v2/{name}/manifests/v")).status_code == 200, name
 
 
+async def test_links_to_folders_above_do_not_lead_in_circles(docker, imported, root, tmp_path):
+    """Two in one folder would be 2 to the power of 40 repositories. Other links are followed, as Docker does it."""
+    docker.image(images.random_image(1, seed=1), "v")
+    tree = root / layout.REPOSITORIES
+    (tmp_path / "elsewhere").mkdir()
+    (tree / "team").rename(tmp_path / "elsewhere/team")
+    (tree / "team").symlink_to(tmp_path / "elsewhere/team")
+    for name in ("one", "two"):
+        (tree / name).symlink_to(".")
+        (tree / "team" / name).symlink_to(tree)
+    async with asyncio.timeout(60):
+        read, found = await imported()
+    assert read.repositories == 1
+    assert sorted((one.path.removeprefix(f"{layout.REPOSITORIES}/"), one.kind) for one in found) == [
+        (name, "foreign") for name in ("one", "team/one", "team/two", "two")
+    ]
+
+
 async def test_one_repository_that_cannot_be_read_is_skipped(docker, imported, monkeypatch):
     docker.image(images.random_image(1, seed=1), "v")
     docker.image(images.random_image(1, seed=2), "v", name="closed")
