@@ -37,7 +37,7 @@ ALSO_WATCHED = {
 # Opening and closing: no request waits then.
 START_AND_END = (
     ("hatoba/wiring/serving.py", {"prepare", "running"}),
-    ("hatoba/wiring/commands.py", {"import_tree"}),
+    ("hatoba/wiring/commands.py", {"import_tree", "opened"}),
     # A SELECT on the loop is apsw's: nobody watches it.
     ("hatoba/db/sqlite.py", {"__init__", "close", "migrate", "check_schema"}),
     ("hatoba/db/engine.py", {"migrations"}),

@@ -12,7 +12,7 @@ import pytest
 from hatoba.blobs import layout
 from hatoba.config.load import load
 from hatoba.db.engine import from_micros
-from hatoba.errors import HatobaError, StartError
+from hatoba.errors import HatobaError, StartError, Unavailable
 from hatoba.oci.digest import Digest
 from hatoba.operations import adoption, follow
 from hatoba.testing import images
@@ -319,6 +319,54 @@ async def test_folder_that_cannot_be_read_is_said_in_one_line(worker, docker, ro
     two = await worker()
     await two.ready()
     assert (await two("GET", "/v2/a/manifests/v")).status_code == 200
+
+
+async def test_what_could_not_be_committed_is_read_again(worker, docker, monkeypatch):
+    """A database that is busy or full for a moment must not leave images out until the next start."""
+    for name in ("a", "b", "c"):
+        docker.image(images.random_image(1, seed=1), "v", name=name)
+    monkeypatch.setattr(adoption, "_CHANGES_ALONE", 1)
+    monkeypatch.setattr(follow, "_AGAIN_SECONDS", 0.01)
+    real, failed = adoption.Adoption.flush, []
+
+    async def flush(self):
+        write = self._database.write
+
+        async def fail(_work):
+            failed.append(True)
+            raise Unavailable("the database is busy")
+
+        if not failed and self.read.repositories == 1:
+            monkeypatch.setattr(self._database, "write", fail)
+        try:
+            await real(self)
+        finally:
+            monkeypatch.setattr(self._database, "write", write)
+
+    monkeypatch.setattr(adoption.Adoption, "flush", flush)
+    one = await worker()
+    await one.ready()
+    assert failed
+    for name in ("a", "b", "c"):
+        assert (await one("GET", f"/v2/{name}/manifests/v")).status_code == 200, name
+
+
+async def test_links_to_folders_above_do_not_lead_in_circles(docker, imported, root, tmp_path):
+    """Two in one folder would be 2 to the power of 40 repositories. Other links are followed, as Docker does it."""
+    docker.image(images.random_image(1, seed=1), "v")
+    tree = root / layout.REPOSITORIES
+    (tmp_path / "elsewhere").mkdir()
+    (tree / "team").rename(tmp_path / "elsewhere/team")
+    (tree / "team").symlink_to(tmp_path / "elsewhere/team")
+    for name in ("one", "two"):
+        (tree / name).symlink_to(".")
+        (tree / "team" / name).symlink_to(tree)
+    async with asyncio.timeout(60):
+        read, found = await imported()
+    assert read.repositories == 1
+    assert sorted((one.path.removeprefix(f"{layout.REPOSITORIES}/"), one.kind) for one in found) == [
+        (name, "foreign") for name in ("one", "team/one", "team/two", "two")
+    ]
 
 
 async def test_one_repository_that_cannot_be_read_is_skipped(docker, imported, monkeypatch):

@@ -6,11 +6,15 @@ import asyncio
 import os
 import shutil
 
+import apsw
 import pytest
 
+from hatoba.config.load import load
 from hatoba.db import tree as tree_rows
+from hatoba.oci.reference import RepositoryName, Tag
 from hatoba.operations import adoption, follow
 from hatoba.operations.mirror import Mirror
+from hatoba.wiring import commands
 
 TAG = "_manifests/tags/v/current"
 
@@ -317,3 +321,68 @@ async def test_changed_tags_are_counted_in_the_log(worker, app, kit, capfd):
     assert "3 tags changed while hatoba was away" in "".join(capfd.readouterr())
     await settled(await worker())
     assert "while hatoba was away" not in "".join(capfd.readouterr())
+
+
+async def test_a_command_does_not_hide_what_was_removed_elsewhere(worker, tree, root, kit):
+    """Docker's registry removed a tag; then, with no server, a command changed another repository."""
+    one = await worker()
+    await one.push_image("v")
+    await one.push_image("v", "team/other")
+    await stop(one)
+    shutil.rmtree(tree / "repositories/team/app/_manifests/tags/v")
+    await asyncio.sleep(0.02)
+    settings = load(None, {}, {"storage.filesystem.rootdirectory": str(root)}).settings
+    other = RepositoryName("team/other")
+    async with commands.opened(settings, changing=other) as rules:
+        await rules.tags.delete(other, Tag("v"), None)
+    two = await worker()
+    await settled(two)
+    assert await digest(two, "v") is None
+    assert await digest(two, "v", "team/other") is None
+
+
+async def test_asking_for_what_is_nowhere_writes_nothing(worker, walk_waits, monkeypatch):
+    """Else strangers could keep the disk busy with it until the walk ends."""
+    await stopped(worker, "v")
+    one = await worker()
+    written, real = [], one.database.write
+
+    async def write(work):
+        written.append(work)
+        return await real(work)
+
+    monkeypatch.setattr(one.database, "write", write)
+    assert (await one("GET", "/v2/team/nowhere/tags/list")).status_code == 404
+    assert not written
+
+
+async def test_rows_of_a_hatoba_that_knew_no_tree_are_served_at_once(worker, root, app, kit, walk_waits):
+    """After an upgrade; what is in the folder besides is found by whoever asks for it."""
+    (body,) = await stopped(worker, "v")
+    shutil.copytree(app, app.parent / "new")
+    shutil.rmtree(app / "_manifests/tags/v")
+    connection = apsw.Connection(str(root / "hatoba/metadata.db"))
+    connection.execute("DELETE FROM tree")
+    connection.close()
+    one = await worker()
+    for name in ("app", "new"):
+        answer = await one("GET", f"/v2/team/{name}/manifests/v")
+        assert (answer.status_code, answer.content) == (200, body)
+    walk_waits.set()
+    await settled(one)
+    assert (app / TAG / "link").exists(), "nobody knows that it was removed: it was lost"
+
+
+async def test_a_clock_that_was_ahead_once_does_no_lasting_harm(worker, root, app):
+    """Else whatever Docker's registry removes for years to come would be taken for lost, and written again."""
+    await stopped(worker, "v")
+    connection = apsw.Connection(str(root / "hatoba/metadata.db"))
+    connection.execute("UPDATE tree SET seen_at = seen_at + 100000000000000")
+    connection.close()
+    one = await worker()
+    await settled(one)
+    await stop(one)
+    shutil.rmtree(app / "_manifests/tags/v")
+    two = await worker()
+    await settled(two)
+    assert await digest(two, "v") is None

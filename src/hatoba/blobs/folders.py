@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 from hatoba.blobs.driver import Child, Listed
 
@@ -26,12 +27,19 @@ def entries(path: str) -> list[tuple[str, bool]]:
 
 
 def children(path: str) -> list[Child]:
-    """What lies at `path`. Folders are followed through symbolic links, as Docker's registry does."""
+    """What lies at `path`. Folders are followed through symbolic links, as Docker's registry does, but not up again."""
     try:
         with os.scandir(path) as found:
-            return [Child(_text(entry.name), entry.is_dir()) for entry in found]
+            return [Child(_text(entry.name), entry.is_dir() and not _leads_up(entry)) for entry in found]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to a folder that it lies in: two of them would make a walk that never ends."""
+    with contextlib.suppress(OSError):  # gone since
+        return entry.is_symlink() and any(os.path.samefile(entry.path, above) for above in Path(entry.path).parents)
+    return False
 
 
 def listed(path: str, key: str) -> list[Listed]:

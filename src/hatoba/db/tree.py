@@ -70,9 +70,8 @@ async def count(transaction: Transaction, repositories: int, manifests: int, tag
 
 
 async def know(transaction: Transaction, at: datetime) -> None:
-    """All of it has been read, as it was at `at`."""
-    await transaction.run("UPDATE tree SET state = 'known' WHERE id = 1")
-    await see(transaction, at)
+    """All of it has been read, as it was at `at`: also when that is earlier than a wrong clock said before."""
+    await transaction.run("UPDATE tree SET state = 'known', seen_at = :at WHERE id = 1", at=at)
 
 
 async def see(transaction: Transaction, at: datetime) -> None:

@@ -81,6 +81,7 @@ class Adoption:
     ) -> None:
         """`alone`: nobody else writes now."""
         self.read = Read()
+        self.uncommitted = False  # whether something that was found got lost on its way to the database
         self._most = _CHANGES_ALONE if alone else _CHANGES
         self._database = database
         self._driver = driver
@@ -119,6 +120,8 @@ class Adoption:
     async def flush(self) -> None:
         """Commit what was found until now."""
         changes, self._changes, self._bytes = self._changes, [], 0
+        if not changes and self._counted == (self.read.repositories, self.read.manifests):
+            return
         counted = (self.read.repositories, self.read.manifests)
         more = (counted[0] - self._counted[0], counted[1] - self._counted[1])
 
@@ -131,11 +134,18 @@ class Adoption:
                 await change(transaction, ids[name])
             await tree_rows.count(transaction, *more, self.read.tags_changed - before)
 
-        await self._database.write(commit)
+        await self._write(commit)
         self._counted = counted
         later, self._later = self._later, []
         for finding in later:
             self._report(finding)
+
+    async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        try:
+            return await self._database.write(work)
+        except BaseException:
+            self.uncommitted = True
+            raise
 
     async def _change(self, name: str, change: Change, size: int = 0) -> None:
         self._changes.append((name, change))
@@ -377,7 +387,7 @@ class Adoption:
                 return None
             return await mirror.mark(transaction, name, kind, what, now())
 
-        row = await self._database.write(mark)
+        row = await self._write(mark)
         if row is not None:
             message = "a link file was absent or wrong; writing it again"
             self._log.warning(message, repository=name, kind=kind, name=what)

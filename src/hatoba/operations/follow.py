@@ -19,7 +19,7 @@ from hatoba.blobs.driver import BlobDriver, KeyMissing
 from hatoba.db import repositories
 from hatoba.db import tree as tree_rows
 from hatoba.db.engine import Database, Reader, Transaction, now
-from hatoba.db.tree import TreeRow
+from hatoba.db.tree import State, TreeRow
 from hatoba.errors import RegistryError, Unavailable
 from hatoba.operations import lock_file, tree
 from hatoba.operations.adoption import Adoption, Read
@@ -51,12 +51,17 @@ class Following:
     async def open(self) -> None:
         """Look what is known; of a folder without repositories that is all there is to know."""
         if await tree_rows.find(self._database) is None:
-            try:
-                empty = not await self._driver.children(layout.REPOSITORIES)
-            except RegistryError:
-                empty = False  # `run` says why
-            await self._database.write(lambda t: tree_rows.begin(t, "known" if empty else "unread"))
+            state = await self._first_state()
+            await self._database.write(lambda t: tree_rows.begin(t, state))
         await self._look()
+
+    async def _first_state(self) -> State:
+        if await repositories.names(self._database, "", 1):
+            return "unsure"  # an older hatoba, which knew no tree, has served these: nobody need wait
+        try:
+            return "unread" if await self._driver.children(layout.REPOSITORIES) else "known"
+        except RegistryError:
+            return "unread"  # `run` says why
 
     async def run(self) -> None:
         """Read the tree, by one worker; ends when it has been read."""
@@ -171,7 +176,7 @@ async def read_tree(  # noqa: PLR0913  what it works on, and who hears of it
     """Compare all repositories, of the tree and of the rows; the state is known afterwards.
 
     `patient` leaves half of the time to others; else nobody else writes.
-    Raises RegistryError when nothing of the tree can be read.
+    Raises RegistryError when nothing of the tree can be read, or what was read cannot be written.
     """
     began = now()
     row = await tree_rows.find(database)
@@ -190,8 +195,9 @@ async def read_tree(  # noqa: PLR0913  what it works on, and who hears of it
         try:
             await one.repository(name, seen_at)
         except (RegistryError, KeyMissing) as error:
-            if not one.read.repositories and name == names[-1] and isinstance(error, RegistryError):
-                raise  # not one of them: that is no matter of single repositories
+            none = not one.read.repositories and name == names[-1]  # that is no matter of single repositories
+            if one.uncommitted or (none and isinstance(error, RegistryError)):
+                raise
             report(TreeProblem(layout.repository(name), "unreadable", _words(error)))
         show(one.read.repositories, len(names), one.read.manifests)
         if patient:

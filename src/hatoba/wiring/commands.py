@@ -204,7 +204,9 @@ async def _stored(settings: Settings, *, writing: bool) -> AsyncIterator[tuple[S
             driver = stack.enter_context(contextlib.closing(_writable(root, path)))
         else:
             driver = stack.enter_context(contextlib.closing(Memory()))  # listings ask rows alone
-        mirror = stack.enter_context(contextlib.closing(Mirror(database, driver, parts.locks(root))))
+        # It compares one repository at most: what others did to the rest since the last server is still to be found.
+        links = Mirror(database, driver, parts.locks(root), sees=False)
+        mirror = stack.enter_context(contextlib.closing(links))
         yield database, driver, mirror
         if writing:
             await parts.last_settle(mirror)
