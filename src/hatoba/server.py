@@ -42,9 +42,8 @@ from hatoba.workers import RETIRE, Workers
 _BACKPRESSURE = 16_384
 _OWN_DESCRIPTORS = 64  # databases, locks, uploads being written
 _STREAM_WINDOW_BYTES = 512 * 1024
-_FRAME_BYTES = (
-    256 * 1024
-)  # each frame of a body is one call of `receive`: with the usual 16 KiB uploads take several times as long
+# Each frame of a body is one call of `receive`: with the usual 16 KiB uploads take several times as long.
+_FRAME_BYTES = 256 * 1024
 _STREAMS = 100
 _HEADER_BYTES = 64 * 1024
 _READY_SECONDS = 30.0
