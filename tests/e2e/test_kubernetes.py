@@ -253,7 +253,6 @@ def test_a_pod_of_a_test_is_none_of_the_server(template):
         ((SECRET, "ingress.hosts={}"), "hosts"),
         ((SECRET, "metrics.port=5000"), "port"),
         ((SECRET, "extraEnv[0].name=TZ", "extraEnv[0].value=5"), "extraEnv"),
-        ((SECRET, "networkPolicy.enabled=true", "networkPolicy.metricsFrom={}"), "metricsFrom"),
         ((SECRET, "podLabels.app\\.kubernetes\\.io/name=x"), "podLabels"),
         ((SECRET, "metrics.serviceMonitor.interval=often"), "interval"),
     ],
@@ -262,6 +261,13 @@ def test_wrong_values_are_refused(template, settings, words):
     done = template(*settings, check=False)
     assert done.returncode != 0
     assert words in done.stderr
+
+
+def test_nobody_is_not_written_as_an_empty_list(tool):
+    """Kubernetes reads it as everybody."""
+    done = tool("helm", "lint", CHART, "--set", SECRET, "--set-json", "networkPolicy.metricsFrom=[]", check=False)
+    assert done.returncode != 0
+    assert "metricsFrom" in done.stdout + done.stderr
 
 
 def test_every_value_is_in_the_schema_and_used():
