@@ -15,7 +15,7 @@ import typer
 from hatoba import telemetry
 from hatoba.cli import tables
 from hatoba.cli.bar import Bar, shown
-from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
+from hatoba.cli.configured import INTERRUPTED, Config, Root, configuration_file, configure, reported
 from hatoba.cli.identity import become
 from hatoba.cli.verify import as_line
 from hatoba.config.settings import Settings
@@ -60,7 +60,7 @@ def backup(dest: _Destination, *, hard_links: _HardLinks = False, config: Config
                 work = asyncio.run(_copy(settings, dest, report, bar, hard_links=hard_links))
             except KeyboardInterrupt:
                 typer.echo("hatoba: stopped; the next backup goes on with what is copied already", err=True)
-                raise typer.Exit(130) from None
+                raise typer.Exit(INTERRUPTED) from None
             except (InsufficientStorage, OSError) as error:
                 if isinstance(error, OSError) and error.errno not in _FULL:
                     raise

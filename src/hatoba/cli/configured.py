@@ -1,7 +1,7 @@
 """Which configuration a command means, and how a command ends when something is wrong with it.
 
 Owns `--config` and `--root`, the choice between a file and the first run, and the exit codes: 0 done, 1 failed or found
-something, 2 usage or configuration.
+something, 2 usage or configuration, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hatoba.config.settings import Settings
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError
 
+INTERRUPTED = 130  # as a shell has it for SIGINT, and Typer for what nobody catches
 ADDR = "127.0.0.1:5000"
 DEFAULT_ROOT = Path("hatoba-data")
 _ROOT_KEY = "storage.filesystem.rootdirectory"

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from hatoba.cli.configured import reported
+from hatoba.cli.configured import INTERRUPTED, reported
 from hatoba.cli.passwords import ask_password, checked_password, read_password
 from hatoba.config.values import printable
 from hatoba.doctor.checkup import Checkup, Finding
@@ -24,7 +24,6 @@ from hatoba.oci.reference import parse_name
 
 _LONGEST_WAIT = 60
 _PASSWORD_VARIABLE = "HATOBA_PASSWORD"  # noqa: S105  its name
-_INTERRUPTED = 130
 
 _Password = Annotated[
     str | None,
@@ -77,7 +76,7 @@ def doctor(  # noqa: PLR0913  as many as there are options
             checkup.run()
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
     found = {0: "all is well", 1: "1 fault"}.get(checkup.faults, f"{checkup.faults} faults")
     typer.echo(f"{address}: {found}")
     if checkup.faults:

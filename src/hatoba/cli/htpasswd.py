@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hatoba.auth.htpasswd_file import HtpasswdFile, line_of
+from hatoba.cli.configured import INTERRUPTED
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError
 
@@ -33,7 +34,6 @@ Usage:
  -D  Delete the specified user.
  -v  Verify password for the specified user."""
 _FILE, _SYNTAX, _PASSWORD, _TOO_LONG, _BAD_NAME, _BAD_FILE = 1, 2, 3, 5, 6, 7
-_INTERRUPTED = 130
 _OTHER_ALGORITHMS = {"m", "2", "5", "d", "s", "p"}
 _NAME_BYTES, _PASSWORD_BYTES = 255, 72
 _LEAST_COST, _COST, _MOST_COST = 4, 10, 17
@@ -46,7 +46,7 @@ def main() -> None:
     except EOFError:
         _end(_PASSWORD, "no password was given")
     except KeyboardInterrupt:
-        raise SystemExit(_INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _run() -> None:

@@ -30,7 +30,7 @@ _COMMANDS = """\
 # Commands
 
 Made by `make reference` from the commands themselves; change the words there. Results go to standard output, messages
-to standard error. Exit codes: 0 done, 1 failed or found something, 2 usage or configuration.
+to standard error. Exit codes: 0 done, 1 failed or found something, 2 usage or configuration, 130 interrupted.
 
 A setting is taken from an option, else from its `REGISTRY_*` variable, else from the configuration file, else it has
 its default; `hatoba check-config` shows which. One exception: where nothing is configured `serve` takes

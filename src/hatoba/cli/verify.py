@@ -15,7 +15,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from hatoba import telemetry
 from hatoba.cli import tables
 from hatoba.cli.bar import Bar, shown
-from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
+from hatoba.cli.configured import INTERRUPTED, Config, Root, configuration_file, configure, reported
 from hatoba.cli.identity import become_owner
 from hatoba.cli.opening import refuse_readonly
 from hatoba.config.settings import Settings
@@ -61,7 +61,7 @@ def verify(
                 asyncio.run(_check(settings, report, bar, bound, fix=fix, restart=restart))
             except KeyboardInterrupt:
                 typer.echo("hatoba: stopped; the next `hatoba verify` goes on where this one was", err=True)
-                raise typer.Exit(130) from None
+                raise typer.Exit(INTERRUPTED) from None
         for line in _summary(report):
             typer.echo(line, err=True)
     if report.findings:
