@@ -74,7 +74,6 @@ CONTENT = {
     "tags.pointing_at": lambda on: tags.pointing_at(on, 1, DIGEST),
     "tags.point": lambda on: tags.point(on, 1, MOVE, DIGEST),
     "tags.delete": lambda on: tags.delete(on, 1, MOVE),
-    "blobs.between": lambda on: blobs.between(on, "sha256:ab", "", 5),
     "blobs.readers": lambda on: blobs.readers(on, DIGEST),
     "blobs.forget": lambda on: blobs.forget(on, DIGEST),
     "manifests.holders": lambda on: manifests.holders(on, DIGEST),
