@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from hatoba.blobs.driver import KeyMissing, OutOfSpace
 from hatoba.errors import Unavailable
 
-MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 READ_ONLY = 0o444
 WRITABLE = 0o644
 _FULL = {errno.ENOSPC, errno.EDQUOT}
