@@ -219,6 +219,29 @@ def test_a_manifest_whose_file_is_lost_is_whole_in_the_backup(filled, copy, stat
     assert copy.again().exit_code == 0
 
 
+def test_all_files_are_durable_before_the_database_that_names_them_takes_its_place(filled, copy, monkeypatch):
+    """The order on the disk is that of the syncs; `test_copying` shows that each is one."""
+    events = []
+    real_sync, real_rename = copying.sync, copying.rename
+
+    def sync(folder):
+        named = [path for path in (copy.root / "docker").rglob("*") if path.is_file()]
+        events.append(("sync", len(named)))
+        real_sync(folder)
+
+    def rename(source, target):
+        events.append(("rename", target.name))
+        real_rename(source, target)
+
+    monkeypatch.setattr(copying, "sync", sync)
+    monkeypatch.setattr(copying, "rename", rename)
+    assert copy.again().exit_code == 0
+    swap = events.index(("rename", "metadata.db"))
+    assert ("sync", 3) in events[:swap]
+    assert events[swap - 1] == ("rename", "backup.json"), "which knows of both databases"
+    assert ("sync", 8) in events[swap:], "and links before their marks end"
+
+
 def test_a_damaged_database_takes_no_backups_place(filled, copy):
     copy.again()
     before = files(copy.root)
