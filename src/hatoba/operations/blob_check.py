@@ -16,7 +16,7 @@ from hatoba.blobs.driver import BlobDriver, Entry, KeyMissing
 from hatoba.db import blobs, manifests
 from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Transaction, now
-from hatoba.errors import Unavailable
+from hatoba.errors import InsufficientStorage, Unavailable
 from hatoba.oci.digest import Digest
 from hatoba.operations.findings import Report
 from hatoba.registry.intake import read_back
@@ -119,6 +119,19 @@ class BlobCheck:
     async def _settle(self, row: BlobRow, digest: Digest, seen: _Seen) -> bool:
         """Say what was seen if it is still so, and mark or mend it in the same transaction; False if it is not."""
         body = await self._right_body(digest) if seen.kind is not None else None
+        try:
+            done = await self._changed(row, digest, seen, body)
+        except InsufficientStorage:  # reading goes on
+            meaning = f"{seen.meaning or 'it was missing, and is whole'}; {await self._used(digest)}"
+            fix = "the disk is full, so nothing could be changed: make room and check again"
+            self._report.add(seen.kind or "blob-returned", str(digest), meaning, fix)
+            return True
+        if done is not None:
+            await self._say(digest, seen, done, body is not None)
+        return done is not None
+
+    async def _changed(self, row: BlobRow, digest: Digest, seen: _Seen, body: bytes | None) -> str | None:
+        """What was done about it; None when it is not as it was seen any more."""
         staged = None
         if self._fix and body is not None:
             await self._driver.prepare(row.key)
@@ -143,15 +156,11 @@ class BlobCheck:
                 await blobs.mark_missing(transaction, digest)
             return f"what was there is now {aside}" if aside else "marked"
 
-        done = None
         try:
-            done = await self._database.write(settle)
+            return await self._database.write(settle)
         finally:
             if staged is not None:
                 await self._driver.remove(staged)
-        if done is not None:
-            await self._say(digest, seen, done, body is not None)
-        return done is not None
 
     async def _say(self, digest: Digest, seen: _Seen, done: str, manifest: bool) -> None:  # noqa: FBT001
         if seen.kind is None:

@@ -13,8 +13,6 @@ from hatoba.blobs.driver import BlobDriver
 from hatoba.db import blobs, mirror, uploads
 from hatoba.db.engine import Database, Transaction, now
 from hatoba.db.mirror import MirrorRow
-from hatoba.errors import RegistryError
-from hatoba.oci.digest import Digest
 from hatoba.oci.reference import is_name
 from hatoba.operations import link_files
 from hatoba.operations.findings import Report
@@ -123,7 +121,7 @@ class LinkCheck:
             meaning = (
                 f"it holds {held[:80]!r} instead of {digest}: Docker's registry would serve {_words(link)} wrongly"
             )
-        if held is not None and link.kind == "tag" and await self._known(held):
+        if held is not None and link.kind == "tag" and await self._leads(link, held):
             # Another program moved the tag: `follow` takes that over, and writing the old one again would lose it.
             self._report.add(
                 kind, key, meaning, "another program moved the tag: the server follows it when it is started"
@@ -154,18 +152,14 @@ class LinkCheck:
             held = None if true is not None or pending else await link_files.read(self._driver, key)
         if held is None:
             return
-        if await self._known(held):
+        if await self._leads(link, held):
             meaning = f"the database does not know {_words(link)}, and Docker's registry would serve it"
             self._report.add("link-extra", key, meaning, "another program wrote it: `hatoba import` reads it in")
         else:
             await self._stray(key)  # leads nowhere, for anybody
 
-    async def _known(self, digest: str) -> bool:
-        try:
-            row = await blobs.find(self._database, Digest.parse(digest))
-        except RegistryError:
-            return False
-        return row is not None and row.ready
+    async def _leads(self, link: Link, held: str) -> bool:
+        return await link_files.leads(self._database, self._driver, link, held)
 
     async def _stray(self, key: str) -> None:
         self._report.strays += 1

@@ -20,6 +20,7 @@ from hatoba.blobs.filesystem import Filesystem
 from hatoba.blobs.memory import Memory
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
+from hatoba.db import tree
 from hatoba.db.engine import now
 from hatoba.db.sqlite import DatabaseFailed, Sqlite, damage
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError
@@ -122,13 +123,16 @@ async def backup(settings: Settings, folder: Path, *, hard_links: bool) -> Async
         with _explained(path):
             database = stack.enter_context(contextlib.closing(parts.open_metadata(settings, root, existing=True)))
             await database.check_schema()
+            if (known := await tree.find(database)) is not None and known.state == "unread":
+                raise HatobaError(f"{printable(root)} has not been read in yet: wait for `hatoba serve`, which does it")
             made_at = await database.made_at()
-        stack.enter_context(backup_folder.claimed(folder, root, made_at))
+        claim = stack.enter_context(backup_folder.claimed(folder, root, made_at))
         driver = stack.enter_context(
             contextlib.closing(_writable(folder, parts.own(folder) / "metadata.db", at_once=True))
         )
         destination = Destination(
             folder,
+            claim,
             driver,
             lambda copy: Sqlite(copy, locks, "metadata", "FULL", existing=True, alone=True),
             lambda copy: Mirror(copy, driver, locks),

@@ -68,14 +68,18 @@ def calls(monkeypatch, root):
     return made
 
 
-def move(driver, source, key):
-    """`publish` as a write transaction does it: off the loop."""
+def drive(work):
+    """Run to its end what awaits nothing that suspends, as a write transaction does: off the loop."""
 
-    def drive():
+    def run():
         with pytest.raises(StopIteration):
-            driver.publish(source, key).send(None)
+            work.send(None)
 
-    return asyncio.to_thread(drive)
+    return asyncio.to_thread(run)
+
+
+def move(driver, source, key):
+    return drive(driver.publish(source, key))
 
 
 def mode(path):
@@ -103,6 +107,16 @@ async def test_folders_above_are_synced_once_and_the_blobs_own_each_time(driver,
     own = BLOB.rpartition("/")[0].rpartition("/")[0]
     zeros = f"{layout.BLOBS}/sha256"
     assert calls == [("fsync", own), ("fsync", f"{zeros}/00"), ("fsync", zeros)]
+
+
+async def test_what_is_set_aside_is_durable_there_and_gone_here_before_the_return(driver, calls):
+    await driver.prepare(BLOB)
+    await move(driver, await driver.stage(b"blob"), BLOB)
+    calls.clear()
+    await drive(driver.set_aside(BLOB, "name"))
+    moved, *synced = calls
+    assert moved == ("rename", BLOB, "hatoba/aside/name")
+    assert sorted(synced) == sorted(("fsync", path) for path in ("hatoba/aside", "hatoba", BLOB.rpartition("/")[0]))
 
 
 async def test_a_folder_whose_sync_failed_is_synced_again(driver, calls, monkeypatch, root):
