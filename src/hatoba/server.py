@@ -350,4 +350,8 @@ async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Stre
     if isinstance(address, Path):
         return await asyncio.open_unix_connection(address)
     host, port = address
-    return await asyncio.open_connection(health.REACHED_AT.get(host, host), port)
+    *others, last = health.reached_at(host)
+    for other in others:
+        with contextlib.suppress(OSError):
+            return await asyncio.open_connection(other, port)
+    return await asyncio.open_connection(last, port)
