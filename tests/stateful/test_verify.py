@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
+import shutil
+from pathlib import Path
 
 import apsw
 import pytest
@@ -194,6 +197,95 @@ async def test_a_file_that_cannot_be_read_is_marked_but_not_for_want_of_descript
     monkeypatch.setattr(one.driver, "open", failing(5))
     assert (await check(one)).kinds == ["blob-unreadable"]
     assert rows("SELECT digest FROM blobs WHERE state = 'missing'") == [(layer,)]
+
+
+def failing(monkeypatch, call, path):
+    """From now on the disk fails whenever somebody calls this for the path."""
+    real = getattr(os, call)
+
+    def fail(there, *arguments, **options):
+        if str(there) == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(there))
+        return real(there, *arguments, **options)
+
+    monkeypatch.setattr(os, call, fail)
+
+
+@pytest.mark.parametrize("fix", [False, True])
+async def test_a_file_whose_folder_cannot_be_read_stops_nothing(filled, check, blob_file, rows, monkeypatch, fix):
+    one, layer, manifest, _ = filled
+    for call in ("lstat", "stat"):
+        for digest in (layer, manifest):
+            failing(monkeypatch, call, blob_file(digest))
+    checked = await check(one, fix=fix)
+    found = {finding.subject: (finding.kind, finding.mended) for finding in checked.found}
+    assert found == {layer: ("blob-unreadable", False), manifest: ("blob-unreadable", fix)}
+    assert (layer,) in rows("SELECT digest FROM blobs WHERE state = 'missing'")
+    assert checked.report.blobs == 3
+
+
+@pytest.mark.parametrize("above", [0, 1])
+async def test_a_file_where_a_manifests_folder_should_be(filled, check, blob_file, above):
+    one, _, manifest, _ = filled
+    folder = blob_file(manifest).parents[above]
+    shutil.rmtree(folder)
+    folder.touch()
+    (finding,) = (await check(one, fix=True)).found
+    assert (finding.kind, finding.mended) == ("blob-missing", False)
+    assert "--fix fails: a file stands where a folder should be" in finding.fix
+
+
+async def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_looked_at(filled, check, tree, monkeypatch):
+    one, *_ = filled
+    folders = [str(tree / "blobs"), str(tree / "repositories")]
+    for folder in folders:
+        (Path(folder) / "stray").touch()
+    real, failed = os.scandir, []
+
+    def first(path):
+        if path in folders and not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", first)
+    checked = await check(one)
+    (finding,) = checked.found
+    assert [finding.kind, finding.subject] == ["folder-unreadable", *failed]
+    assert "Input/output error" in finding.meaning
+    assert (checked.report.strays, checked.report.blobs) == (1, 3)
+
+
+async def test_a_path_that_is_too_long_is_named(filled, check, tree):
+    one, *_ = filled
+    folder, names = tree / "repositories", ["f" * 200] * 25
+    descriptor = os.open(folder, os.O_RDONLY)
+    for name in names:
+        os.mkdir(name, dir_fd=descriptor)
+        inner = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+    (finding,) = (await check(one)).found
+    assert finding.kind == "folder-unreadable"
+    assert "File name too long" in finding.meaning
+
+
+@pytest.mark.parametrize("fix", [False, True])
+async def test_what_cannot_be_mended_is_marked(filled, check, blob_file, monkeypatch, rows, fix):
+    """Nothing can be moved out of the tree, as when `hatoba` is a disk of its own."""
+    one, layer, manifest, _ = filled
+    for digest in (layer, manifest):
+        rotten(blob_file(digest))
+    with monkeypatch.context() as broken:
+        failing(broken, "rename", blob_file(layer))
+        failing(broken, "rename", blob_file(manifest))
+        checked = await check(one, fix=fix)
+    assert checked.kinds == ["blob-rotten"] * 2
+    assert checked.report.mended == 0
+    assert all(("--fix fails" in finding.fix) is fix for finding in checked.found)
+    assert sorted(rows("SELECT digest FROM blobs WHERE state = 'missing'")) == sorted([(layer,), (manifest,)])
+    assert (await one("GET", BLOBS + layer)).status_code == 404
 
 
 async def test_a_blob_that_is_pushed_again_while_it_is_read_is_no_finding(filled, check, blob_file, monkeypatch):

@@ -159,14 +159,22 @@ class Filesystem:
         """See `BlobDriver.walk`."""
         prefix = prefix.strip("/")
         pending = [] if prefix.partition("/")[0] == OWN_FOLDER else [prefix]
+        failed: Exception | None = None
         while pending:
             folder = pending.pop()
-            for name, is_folder in await self._run(folders.entries, self._path(folder)):
+            try:
+                found = await self._run(folders.entries, self._path(folder))
+            except (KeyMissing, Unavailable) as error:  # missing: its path is too long
+                failed = failed or error
+                continue
+            for name, is_folder in found:
                 key = f"{folder}/{name}" if folder else name
                 if not is_folder:
                     yield key
                 elif key != OWN_FOLDER:
                     pending.append(key)
+        if failed is not None:
+            raise failed
 
     async def children(self, folder: str) -> list[Child]:
         """See `BlobDriver.children`."""

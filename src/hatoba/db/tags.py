@@ -154,7 +154,9 @@ async def delete(transaction: Transaction, repository_id: int, move: Move) -> bo
 
 async def last_move(reader: Reader) -> Row | None:
     """The newest move of all, whole, for `has_move` of another database."""
-    return await reader.one("SELECT id, repository, tag, digest, moved_at FROM tag_moves ORDER BY id DESC LIMIT 1")
+    return await reader.one(
+        "SELECT id, repository, tag, digest, moved_at FROM tag_moves WHERE id = (SELECT max(id) FROM tag_moves)"
+    )
 
 
 async def has_move(reader: Reader, move: Row) -> bool:

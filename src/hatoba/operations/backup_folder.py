@@ -76,7 +76,7 @@ class Claim:
 def refuse_nested(folder: Path, root: Path) -> None:
     """Raise ConfigError when one lies in the other: the copy would be copied, or counted as strange files."""
     target, source = folder.resolve(), root.resolve()
-    if target == source or _same(folder, root):
+    if target == source or any(_same(folder / part, root / part) for part in (".", "docker", "hatoba")):
         raise ConfigError(f"{printable(folder)} is the registry itself")
     if any(_same(parent, source) for parent in target.parents):
         raise ConfigError(f"{printable(folder)} lies in the registry, {printable(root)}: choose a folder outside of it")

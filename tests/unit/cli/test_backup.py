@@ -109,6 +109,14 @@ def test_hard_links_only_when_asked(filled, copy, options, shared):
     assert ("3 of them hard-linked" in result.stderr) is shared
 
 
+def test_a_file_that_lies_elsewhere_is_copied_not_its_link(filled, copy, bare):
+    filled.blob_file(LAYER).rename(bare / "elsewhere")
+    filled.blob_file(LAYER).symlink_to("../../../../../../../../elsewhere")
+    assert said(copy.again("--hard-links"))[0] == 3
+    assert not copy.blob_file(LAYER).is_symlink()
+    assert copy.blob_file(LAYER).read_bytes() == LAYER.body
+
+
 def test_where_no_hard_link_can_be_it_is_copied(filled, copy, monkeypatch):
     monkeypatch.setattr(
         copying.os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link"))

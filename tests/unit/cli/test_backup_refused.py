@@ -31,10 +31,13 @@ def files(folder):
         ("data/hatoba/backup", "lies in the registry"),
         (".", "holds the registry"),
         ("link/inner", "lies in the registry"),
+        ("half", "is the registry itself"),
     ],
 )
 def test_one_in_the_other(filled, bare, place, message):
     (bare / "link").symlink_to(filled.root)
+    (bare / "half").mkdir()
+    (bare / "half/hatoba").symlink_to(filled.root / "hatoba")
     before = sorted(bare.rglob("*"))
     result = filled.run("backup", bare / place)
     assert (result.exit_code, result.stdout) == (2, "")

@@ -73,6 +73,8 @@ CONTENT = {
     "tags.listed": lambda on: tags.listed(on, 1, "", 5),
     "tags.pointing_at": lambda on: tags.pointing_at(on, 1, DIGEST),
     "tags.point": lambda on: tags.point(on, 1, MOVE, DIGEST),
+    "tags.last_move": tags.last_move,
+    "tags.has_move": lambda on: tags.has_move(on, (1, "a", "latest", str(DIGEST), 0)),
     "tags.delete": lambda on: tags.delete(on, 1, MOVE),
     "blobs.readers": lambda on: blobs.readers(on, DIGEST),
     "blobs.forget": lambda on: blobs.forget(on, DIGEST),
