@@ -138,6 +138,18 @@ def test_it_ends_in_one_line(hostile, doctor, name):
     assert (code, words in line) == (1, True), line
 
 
+def test_a_user_without_rights(hostile, doctor):
+    """The login was right, so it is not the password that is wrong."""
+    challenge = answer("401 no", f'{REGISTRY}WWW-Authenticate: Basic realm="r"\r\n')
+    denied = answer("401 no", REGISTRY, b'{"errors": [{"code": "UNAUTHORIZED", "message": "no push"}]}')
+    answers = iter([challenge, challenge, answer(headers=REGISTRY)])
+    code, output = doctor(hostile(lambda _: next(answers, denied)))
+    (line,) = [line for line in output.splitlines() if line.startswith("FAULT")]
+    assert code == 1
+    assert line.startswith("FAULT push 1 MiB   401 to POST though the login was right")
+    assert line.endswith("(UNAUTHORIZED: no push)")
+
+
 def wants_token(realm):
     challenge = f'{REGISTRY}WWW-Authenticate: Bearer realm="{realm}",service="s"\r\n'
     return lambda _: answer("401 no", challenge)

@@ -63,8 +63,9 @@ def doctor(  # noqa: PLR0913  as many as there are options
 ) -> None:
     """Try a registry as a client: ping, login, push and pull of an image of 1 and of 30 MiB, delete.
 
-    What is wrong is told in a line each that names the culprit, mostly a setting of the proxy in front. Nothing is left
-    behind, and what could not be deleted is named. Works for other registries too.
+    What is wrong is told in a line each that names the culprit, mostly a setting of the proxy in front. What was pushed
+    is deleted, and what could not be is named; as ever, the bytes stay on the registry's disk until garbage is
+    collected. Works for other registries too.
     """
     with reported():
         address = Address.parse(url)

@@ -1,6 +1,7 @@
 """The doctor's round: reach, TLS, ping, login, push and pull of two images, delete; each step told as it ends.
 
-Owns the order of things, what counts as a fault, and leaving nothing behind. What is to blame is said by `culprits`.
+Owns the order of things, what counts as a fault, and taking away again what was pushed. What is to blame is said by
+`culprits`.
 """
 
 from __future__ import annotations

@@ -96,7 +96,10 @@ def _of_handshake(error: ssl.SSLError, address: Address) -> str:
     if reason in _NO_COMMON_VERSION:
         return "the server speaks no version of TLS that is safe (1.2 or 1.3): NGINX: ssl_protocols TLSv1.2 TLSv1.3"
     if reason in _WANTS_CLIENT_CERTIFICATE:
-        return "the server wants a certificate of the client, which the doctor has not (NGINX: ssl_verify_client)"
+        return (
+            "the server wants a certificate of the client, which the doctor has not (NGINX: ssl_verify_client; hatoba: "
+            "http.tls.clientcas)"
+        )
     if reason in {"TLSV1_UNRECOGNIZED_NAME", "TLSV1_ALERT_INTERNAL_ERROR"}:
         return f"the server has no certificate for the name {address.host}"
     return f"TLS fails: {shown(reason or str(error))}"
