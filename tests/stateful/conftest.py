@@ -20,7 +20,9 @@ import pytest
 from hatoba.config.load import load
 from hatoba.db import tree as tree_rows
 from hatoba.operations.adoption import Adoption
+from hatoba.operations.findings import Report
 from hatoba.operations.tree import TreeProblem
+from hatoba.operations.verify import Verification
 from hatoba.wiring import serving
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -161,6 +163,40 @@ def rows(root):
             connection.close()
 
     return select
+
+
+class Unseen:
+    def begin(self, *_):
+        pass
+
+    def advance(self, _):
+        pass
+
+
+class Checked:
+    """What one check found and counted."""
+
+    def __init__(self):
+        self.found = []
+        self.report = Report(self.found.append)
+
+    @property
+    def kinds(self):
+        return [finding.kind for finding in self.found]
+
+
+@pytest.fixture
+def check(root):
+    """check(worker) runs `hatoba verify` on its parts."""
+
+    async def run(one, *, fix=False, restart=False, rate=0, progress=None) -> Checked:
+        checked = Checked()
+        verification = Verification(one.database, one.sessions, one.driver, one.mirror, root / "hatoba")
+        await verification.run(checked.report, progress or Unseen(), rate, fix=fix, restart=restart)
+        await one.mirror.settle()
+        return checked
+
+    return run
 
 
 @pytest.fixture

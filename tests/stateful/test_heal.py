@@ -50,6 +50,22 @@ async def test_another_file_is_not(lost, healing, rows, content):
     assert rows("SELECT state FROM blobs") == [("missing",)]
 
 
+async def test_a_file_that_is_replaced_while_it_is_read_is_not(lost, healing, rows, monkeypatch):
+    _, _, file, elsewhere = lost
+    elsewhere.rename(file)
+    elsewhere.write_bytes(b"same length!")
+    real = heal.read_back
+
+    async def meanwhile(*arguments):
+        found = await real(*arguments)
+        await asyncio.to_thread(elsewhere.rename, file)
+        return found
+
+    monkeypatch.setattr(heal, "read_back", meanwhile)
+    assert await healing.turn() == 0
+    assert rows("SELECT state FROM blobs") == [("missing",)]
+
+
 async def test_one_that_cannot_be_read_stops_no_other(worker, blob_file, healing, monkeypatch, rows):
     one = await worker()
     digests = sorted([await one.push_blob(b"%d" % number) for number in range(3)])

@@ -3,54 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
-import re
+import shutil
+from pathlib import Path
 
 import apsw
 import pytest
 
-from hatoba.errors import HatobaError, Unavailable
-from hatoba.operations import heal, verify
-from hatoba.operations.findings import Report
-from hatoba.operations.verify import Pace, Verification
+from hatoba.errors import InsufficientStorage, Unavailable
+from hatoba.operations import heal
 
 BLOBS = "/v2/team/app/blobs/"
 LAYER = b"some content of a layer"
-
-
-class Unseen:
-    def begin(self, *_):
-        pass
-
-    def advance(self, _):
-        pass
-
-
-class Checked:
-    """What one check found and counted."""
-
-    def __init__(self):
-        self.found = []
-        self.report = Report(self.found.append)
-
-    @property
-    def kinds(self):
-        return [finding.kind for finding in self.found]
-
-
-@pytest.fixture
-def check(root):
-    """check(worker) runs `hatoba verify` on its parts."""
-
-    async def run(one, *, fix=False, restart=False, rate=0, progress=None) -> Checked:
-        checked = Checked()
-        verification = Verification(one.database, one.sessions, one.driver, one.mirror, root / "hatoba")
-        await verification.run(checked.report, progress or Unseen(), rate, fix=fix, restart=restart)
-        await one.mirror.settle()
-        return checked
-
-    return run
 
 
 @pytest.fixture
@@ -233,6 +199,95 @@ async def test_a_file_that_cannot_be_read_is_marked_but_not_for_want_of_descript
     assert rows("SELECT digest FROM blobs WHERE state = 'missing'") == [(layer,)]
 
 
+def failing(monkeypatch, call, path):
+    """From now on the disk fails whenever somebody calls this for the path."""
+    real = getattr(os, call)
+
+    def fail(there, *arguments, **options):
+        if str(there) == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(there))
+        return real(there, *arguments, **options)
+
+    monkeypatch.setattr(os, call, fail)
+
+
+@pytest.mark.parametrize("fix", [False, True])
+async def test_a_file_whose_folder_cannot_be_read_stops_nothing(filled, check, blob_file, rows, monkeypatch, fix):
+    one, layer, manifest, _ = filled
+    for call in ("lstat", "stat"):
+        for digest in (layer, manifest):
+            failing(monkeypatch, call, blob_file(digest))
+    checked = await check(one, fix=fix)
+    found = {finding.subject: (finding.kind, finding.mended) for finding in checked.found}
+    assert found == {layer: ("blob-unreadable", False), manifest: ("blob-unreadable", fix)}
+    assert (layer,) in rows("SELECT digest FROM blobs WHERE state = 'missing'")
+    assert checked.report.blobs == 3
+
+
+@pytest.mark.parametrize("above", [0, 1])
+async def test_a_file_where_a_manifests_folder_should_be(filled, check, blob_file, above):
+    one, _, manifest, _ = filled
+    folder = blob_file(manifest).parents[above]
+    shutil.rmtree(folder)
+    folder.touch()
+    (finding,) = (await check(one, fix=True)).found
+    assert (finding.kind, finding.mended) == ("blob-missing", False)
+    assert "--fix fails: a file stands where a folder should be" in finding.fix
+
+
+async def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_looked_at(filled, check, tree, monkeypatch):
+    one, *_ = filled
+    folders = [str(tree / "blobs"), str(tree / "repositories")]
+    for folder in folders:
+        (Path(folder) / "stray").touch()
+    real, failed = os.scandir, []
+
+    def first(path):
+        if path in folders and not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", first)
+    checked = await check(one)
+    (finding,) = checked.found
+    assert [finding.kind, finding.subject] == ["folder-unreadable", *failed]
+    assert "Input/output error" in finding.meaning
+    assert (checked.report.strays, checked.report.blobs) == (1, 3)
+
+
+async def test_a_path_that_is_too_long_is_named(filled, check, tree):
+    one, *_ = filled
+    folder, names = tree / "repositories", ["f" * 200] * 25
+    descriptor = os.open(folder, os.O_RDONLY)
+    for name in names:
+        os.mkdir(name, dir_fd=descriptor)
+        inner = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+    (finding,) = (await check(one)).found
+    assert finding.kind == "folder-unreadable"
+    assert "File name too long" in finding.meaning
+
+
+@pytest.mark.parametrize("fix", [False, True])
+async def test_what_cannot_be_mended_is_marked(filled, check, blob_file, monkeypatch, rows, fix):
+    """Nothing can be moved out of the tree, as when `hatoba` is a disk of its own."""
+    one, layer, manifest, _ = filled
+    for digest in (layer, manifest):
+        rotten(blob_file(digest))
+    with monkeypatch.context() as broken:
+        failing(broken, "rename", blob_file(layer))
+        failing(broken, "rename", blob_file(manifest))
+        checked = await check(one, fix=fix)
+    assert checked.kinds == ["blob-rotten"] * 2
+    assert checked.report.mended == 0
+    assert all(("--fix fails" in finding.fix) is fix for finding in checked.found)
+    assert sorted(rows("SELECT digest FROM blobs WHERE state = 'missing'")) == sorted([(layer,), (manifest,)])
+    assert (await one("GET", BLOBS + layer)).status_code == 404
+
+
 async def test_a_blob_that_is_pushed_again_while_it_is_read_is_no_finding(filled, check, blob_file, monkeypatch):
     """The bytes that were hashed are not those that lie there when the finding would be said."""
     one, layer, _, push = filled
@@ -255,6 +310,26 @@ async def test_a_blob_that_is_pushed_again_while_it_is_read_is_no_finding(filled
     assert (await check(one)).found == []
     assert healed
     assert (await one("GET", BLOBS + layer)).content == LAYER
+
+
+@pytest.mark.parametrize("fix", [False, True])
+async def test_a_full_disk_hides_no_finding(filled, check, blob_file, monkeypatch, fix):
+    """Nothing can be marked; what is found is said, and the rest is read."""
+    one, layer, manifest, _ = filled
+    for digest in (layer, manifest):
+        rotten(blob_file(digest))
+    real = one.database.write
+
+    async def full(_work):
+        raise InsufficientStorage
+
+    monkeypatch.setattr(one.database, "write", full)
+    checked = await check(one, fix=fix)
+    assert {finding.subject for finding in checked.found} == {layer, manifest}
+    assert all("the disk is full" in finding.fix for finding in checked.found)
+    assert checked.report.blobs == 3
+    monkeypatch.setattr(one.database, "write", real)
+    assert (await check(one)).kinds == ["blob-rotten"] * 2
 
 
 # Manifests and references
@@ -307,6 +382,21 @@ async def test_a_reference_that_the_repository_does_not_hold(filled, check, root
     assert finding.mended
     assert (await one("GET", BLOBS + layer)).content == LAYER
     assert (await check(one)).found == []
+
+
+async def test_a_manifest_that_is_deleted_before_it_is_mended_lacks_nothing(filled, check, root, monkeypatch):
+    one, layer, manifest, _ = filled
+    changed(root, f"DELETE FROM repository_blobs WHERE digest = '{layer}'")
+    real = one.database.write
+
+    async def write(work):
+        monkeypatch.setattr(one.database, "write", real)
+        assert (await one("DELETE", f"/v2/team/app/manifests/{manifest}")).status_code == 202
+        return await real(work)
+
+    monkeypatch.setattr(one.database, "write", write)
+    assert "reference-missing" not in (await check(one, fix=True)).kinds
+    assert one.database.write is real
 
 
 async def test_layers_that_lie_elsewhere_are_no_findings(worker, check, kit):
@@ -386,13 +476,48 @@ async def test_what_another_program_wrote_is_said_and_never_removed(filled, chec
     theirs = tree / f"repositories/other/_layers/sha256/{layer[7:]}"
     theirs.mkdir(parents=True)
     (theirs / "link").write_text(layer)
+    torn = theirs.with_name(kit.digest_of(b"{}")[7:])
+    torn.mkdir()
+    (torn / "link").write_text(layer)
     for fix in (False, True):
         checked = await check(one, fix=fix)
         assert sorted(checked.kinds) == ["link-extra", "link-extra", "link-wrong"]
         assert checked.report.mended == 0
-        assert checked.report.strays == 1, "a link that leads nowhere harms nobody"
+        assert checked.report.strays == 2, "links that lead nowhere, or elsewhere, harm nobody"
     assert (folder / "v/current/link").read_text() == kit.digest_of(other)
     assert rows("SELECT digest FROM tags WHERE name = 'v'") == [(manifest,)]
+
+
+async def test_a_tag_that_names_no_manifest_is_written_again(filled, check, link, tree):
+    """No program moves a tag to a layer: that is damage, and the server leaves it alone."""
+    one, layer, manifest, _ = filled
+    (tree / "repositories/team/app/_manifests/tags/v/current/link").write_text(layer)
+    (finding,) = (await check(one)).found
+    assert (finding.kind, finding.fix.partition(" ")[0]) == ("link-wrong", "verify")
+    assert (await check(one, fix=True)).report.mended == 1
+    assert link("_manifests/tags/v/current") == manifest
+
+
+async def test_what_dockers_registry_pushed_meanwhile_is_said_and_kept(
+    filled, check, tree, blob_file, kit, link, worker
+):
+    """hatoba was stopped, and knows neither the manifest nor the layer; a check must not move the tag back."""
+    one, *_ = filled
+    files = {b"their layer": "_layers", kit.manifest_of(b"{}", [b"their layer"]): "_manifests/revisions"}
+    for body, folder in files.items():
+        digest = kit.digest_of(body)
+        blob_file(digest).parent.mkdir(parents=True)
+        blob_file(digest).write_bytes(body)
+        theirs = tree / f"repositories/team/app/{folder}/sha256/{digest[7:]}"
+        theirs.mkdir(parents=True)
+        (theirs / "link").write_text(digest)
+    (tree / "repositories/team/app/_manifests/tags/v/current/link").write_text(digest)
+    for fix in (False, True):
+        checked = await check(one, fix=fix)
+        assert sorted(checked.kinds) == ["link-extra", "link-extra", "link-wrong"]
+        assert checked.report.mended == 0
+        assert link("_manifests/tags/v/current") == digest
+    assert (await (await worker())("GET", "/v2/team/app/manifests/v")).headers["docker-content-digest"] == digest
 
 
 async def test_a_link_that_cannot_be_written(filled, check, tree):
@@ -441,107 +566,3 @@ async def test_nothing_is_found_while_clients_push_delete_mount_and_retag(worker
         await asyncio.gather(*clients)
     assert looked > 30
     assert (await check(one, restart=True)).found == []
-
-
-# Interrupted, slow, twice
-
-
-class Stopping(Unseen):
-    """Cancels its task after so many bytes."""
-
-    def __init__(self, most: int):
-        self.left, self.reading = most, False
-
-    def begin(self, what, _):
-        self.reading = what == "blobs"
-
-    def advance(self, amount):
-        self.left -= amount if self.reading else 0
-        if self.left <= 0:
-            asyncio.current_task().cancel()
-            self.left = 1 << 40
-
-
-async def test_an_interrupted_check_goes_on(worker, check, blob_file, root, rows):
-    one = await worker()
-    digests = sorted([await one.push_blob(b"%04d" % number) for number in range(20)])
-    await one.mirror.settle()
-    rotten(blob_file(digests[0]))
-    rotten(blob_file(digests[-1]))
-    # Without await in between the cancelled task would not notice: the next block's thread does.
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.get_running_loop().create_task(check(one, progress=Stopping(40)))
-    assert rows("SELECT count(*) FROM blobs WHERE state = 'missing'") == [(1,)]
-    assert re.search(r"sha256:[0-9a-f]{64}", (root / "hatoba/verify.json").read_text())
-    checked = await check(one)
-    # What was found before is found again, or whoever looks only at the last exit code would never know.
-    found = [(finding.kind, finding.subject) for finding in checked.found]
-    assert found == [("blob-rotten", digests[0]), ("blob-rotten", digests[-1])]
-    assert 36 <= checked.report.hashed_bytes < 80
-    assert not (root / "hatoba/verify.json").exists()
-    assert (await check(one)).report.hashed_bytes == 80
-
-
-async def test_from_the_beginning_when_asked(worker, check, root):
-    one = await worker()
-    digests = sorted([await one.push_blob(b"%04d" % number) for number in range(5)])
-    (root / "hatoba/verify.json").write_text(f'{{"after": "{digests[3]}"}}')
-    assert (await check(one, restart=True)).report.hashed_bytes == 20
-    (root / "hatoba/verify.json").write_text(f'{{"after": "{digests[3]}"}}')
-    assert (await check(one)).report.hashed_bytes == 4
-
-
-async def test_a_position_that_makes_no_sense_is_none(worker, check, root):
-    one = await worker()
-    await one.push_blob(b"1234")
-    for content in (b"", b"[]", b"\xff", b'{"after": "sha256:1"}', b'{"after": 7}', b'{"after": null}'):
-        (root / "hatoba/verify.json").write_bytes(content)
-        assert (await check(one)).report.hashed_bytes == 4
-
-
-async def test_one_at_a_time(worker, check):
-    one = await worker()
-    await one.push_blob(b"1234")
-
-    class Second(Unseen):
-        task = None
-
-        def begin(self, *_):
-            self.task = self.task or asyncio.get_running_loop().create_task(check(one))
-
-    progress = Second()
-    assert (await check(one, progress=progress)).found == []
-    with pytest.raises(HatobaError, match="another `hatoba verify` is at work"):
-        await progress.task
-
-
-async def test_every_page_is_looked_at(worker, check, monkeypatch, blob_file):
-    monkeypatch.setattr(verify, "_PAGE", 2)
-    one = await worker()
-    for number in range(5):
-        await one.push_image(f"v{number}")
-    assert (await check(one)).report.manifests == 5
-    for file in (blob_file("sha256:00").parents[2]).rglob("data"):
-        rotten(file)
-    assert (await check(one)).kinds == ["blob-rotten"] * 6
-
-
-async def test_the_rate_is_kept(monkeypatch):
-    at, slept = 100.0, []
-
-    async def sleep(seconds):
-        nonlocal at
-        slept.append(seconds)
-        at += seconds
-
-    monkeypatch.setattr(verify.time, "monotonic", lambda: at)
-    monkeypatch.setattr(verify.asyncio, "sleep", sleep)
-    pace = Pace(1000, Unseen())
-    for _ in range(50):
-        await pace(100)
-    assert 3.9 <= at - 100 <= 5.1
-    assert len(slept) > 30
-    slept.clear()
-    unbounded = Pace(0, Unseen())
-    await unbounded(10**12)
-    assert slept == []

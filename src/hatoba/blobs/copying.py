@@ -209,6 +209,8 @@ def _clone(reading: int, writing: int) -> bool:
 
 def _link(source: Path, target: Path) -> bool:
     """Give `source` a second name, `target`; False where that cannot be, as on another file system."""
+    if source.is_symlink():  # the link, not its file, would get the name
+        return False
     try:
         os.link(source, target)
     except OSError as error:

@@ -143,7 +143,10 @@ class BlobDriver(Protocol):
         """Make earlier `write_link`, `make_folder`, `remove` and `remove_tree` of these keys durable."""
 
     def walk(self, prefix: str) -> AsyncIterator[str]:
-        """All keys under `prefix` in no order; never looks into hatoba's own folder."""
+        """All keys under `prefix` in no order; never looks into hatoba's own folder.
+
+        What cannot be read is passed over, and its error raised at the end: Unavailable, or KeyMissing.
+        """
 
     async def children(self, folder: str) -> list[Child]:
         """What lies directly in `folder`, in no order; nothing where there is none."""

@@ -41,9 +41,10 @@ def backup(dest: _Destination, *, hard_links: _HardLinks = False, config: Config
     """Copy the registry into the folder DEST, while it is served or not.
 
     DEST is then a registry of its own, for `hatoba serve --root DEST`. The next backup into the same folder copies
-    only what is new; nothing is removed from it. One that is broken off leaves the one before it as it was. What is
-    copied is compared with its digest; what is rotten or missing is named, as by `hatoba verify`, and the exit code
-    is 1. With --hard-links both registries share their files: what a disk or a person spoils is spoilt in both.
+    only what is new; nothing is removed from it. A DEST to which somebody pushed, or in which somebody deleted, is
+    refused: that would be undone. One that is broken off leaves the one before it as it was. What is copied is compared
+    with its digest; what is rotten or missing is named, as by `hatoba verify`, and the exit code is 1. With
+    --hard-links both registries share their files: what a disk or a person spoils is spoilt in both.
     """
     with reported():
         path = configuration_file(None, config)

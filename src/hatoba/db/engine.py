@@ -55,7 +55,7 @@ class Database(Reader, Protocol):
         """Write all of it, as of one moment, to the new file `path`, durably; readers and writers go on meanwhile."""
 
     async def made_at(self) -> datetime:
-        """When the database was made: a copy says the same, another registry's another time."""
+        """When the database was made: a copy says the same, another registry's another time; 1970 when it is empty."""
 
     async def check(self) -> list[str]:
         """What the engine finds damaged when it looks through all of it, a line each, 100 at most; off the loop."""

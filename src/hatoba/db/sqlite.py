@@ -122,7 +122,7 @@ class Sqlite:
 
     async def made_at(self) -> datetime:
         """See `Database.made_at`: when its first migration ran."""
-        row = await self.one("SELECT applied_at FROM migrations ORDER BY number LIMIT 1")
+        row = await self.one("SELECT min(applied_at) FROM migrations") if await self._applied() else None
         return from_micros(row[0] if row else 0)
 
     async def check(self) -> list[str]:
@@ -158,8 +158,7 @@ class Sqlite:
 
     async def check_schema(self) -> None:
         """See `Database.check_schema`."""
-        made = await self.one("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'migrations'")
-        check_applied(await self._applied() if made else [], migrations(self._folder), installed_version("hatoba"))
+        check_applied(await self._applied(), migrations(self._folder), installed_version("hatoba"))
 
     def close(self) -> None:
         """See `Database.close`."""
@@ -171,8 +170,10 @@ class Sqlite:
         self._reader.close()
 
     async def _applied(self) -> list[tuple[int, str]]:
+        if not await self.one("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'migrations'"):
+            return []
         rows = await self.all("SELECT number, hatoba FROM migrations ORDER BY number")
-        return [(int(number), str(version)) for number, version in rows]
+        return [(int(row[0]), str(row[1])) for row in rows]
 
     def _scanning(self) -> apsw.Connection:
         if self._scan_connection is None:

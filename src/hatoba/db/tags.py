@@ -152,6 +152,19 @@ async def delete(transaction: Transaction, repository_id: int, move: Move) -> bo
     return changed == 1
 
 
+async def last_move(reader: Reader) -> Row | None:
+    """The newest move of all, whole, for `has_move` of another database."""
+    return await reader.one(
+        "SELECT id, repository, tag, digest, moved_at FROM tag_moves WHERE id = (SELECT max(id) FROM tag_moves)"
+    )
+
+
+async def has_move(reader: Reader, move: Row) -> bool:
+    """Whether this database had the same move at the same place: then it had all those before it, too."""
+    found = await reader.one("SELECT id, repository, tag, digest, moved_at FROM tag_moves WHERE id = :id", id=move[0])
+    return found == move
+
+
 async def _record(transaction: Transaction, move: Move, digest: Digest | None) -> None:
     await transaction.run(
         "INSERT INTO tag_moves (repository, tag, digest, actor, moved_at) "

@@ -21,12 +21,14 @@ from hatoba.blobs import copying
 from hatoba.blobs.copying import Copied, Copier, Wanted
 from hatoba.blobs.driver import BlobDriver
 from hatoba.cancellation import outlast
-from hatoba.db import blobs, mirror
+from hatoba.config.values import printable
+from hatoba.db import blobs, manifests, mirror, tags
 from hatoba.db.blobs import BlobRow
-from hatoba.db.engine import Database, Transaction, now
-from hatoba.errors import HatobaError
-from hatoba.oci.digest import Digest
+from hatoba.db.engine import Database, Transaction, from_micros, now
+from hatoba.errors import HatobaError, RegistryError
+from hatoba.oci.digest import Digest, hasher
 from hatoba.operations import link_files
+from hatoba.operations.backup_folder import Claim
 from hatoba.operations.findings import Report
 from hatoba.operations.link_files import Link
 from hatoba.operations.mirror import Mirror
@@ -46,6 +48,7 @@ class Destination:
     """Where the copy goes: its folder, a driver on it, and what opens databases and a mirror there."""
 
     root: Path
+    claim: Claim
     driver: BlobDriver
     open_database: Callable[[Path], Database]
     open_mirror: Callable[[Database], Mirror]
@@ -73,19 +76,26 @@ class Backup:
     async def run(self, report: Report, progress: Progress) -> None:
         """Make the copy; what it lacks because the registry lacks it goes into `report`.
 
-        Raises HatobaError when the database is damaged (the older backup stays), or a disk fails.
+        Raises HatobaError when the database is damaged, the older backup holds what this one would undo (it stays, in
+        both cases), or a disk fails.
         """
         await self._to.driver.stale(0)
-        with contextlib.closing(await self._copy_database(report, progress)) as copy:
-            progress.begin("link files", None)
-            await self._mark_links(copy, progress)
+        async with self._older() as older:
+            if older is not None:
+                await self._refuse_changed(older)
+            with contextlib.closing(await self._copy_database(older, report, progress)) as copy:
+                progress.begin("link files", None)
+                await self._mark_links(copy, older, progress)
+                images = await _images(copy)
         for name in OWN_FILES:
             await _thread(self._copy_own, name)
+        await _thread(self._to.claim.expect, images)
         await _thread(self._swap)
         with contextlib.closing(self._to.open_database(self._current)) as database:
             await self._write_links(database, progress)
+        await _thread(self._to.claim.finish, report.findings)
 
-    async def _copy_database(self, report: Report, progress: Progress) -> Database:
+    async def _copy_database(self, older: Database | None, report: Report, progress: Progress) -> Database:
         """Steps 1 and 2. A blob that was collected between the two is no loss: the database is copied again."""
         for left in reversed(range(_ROUNDS)):
             progress.begin("database", None)
@@ -96,11 +106,11 @@ class Backup:
             try:
                 if defects := await copy.check():
                     raise HatobaError(f"the database is damaged, and is not copied: {defects[0]}")
-                async with self._older() as older:
-                    lost = [each async for each in self._copy_blobs(copy, older, progress)]
+                lost = [each async for each in self._copy_blobs(copy, older, progress)]
                 if not left or not [digest for digest, _ in lost if await self._was_collected(digest)]:
-                    await _mark_missing(copy, [digest for digest, _ in lost])
-                    for digest, why in lost:
+                    lacking = [each for each in lost if not await self._write_manifest(copy, each[0])]
+                    await _mark_missing(copy, [digest for digest, _ in lacking])
+                    for digest, why in lacking:
                         report.add("blob-missing", digest, f"it is not in the backup: {why}", _FIX)
                     return copy
             except BaseException:
@@ -140,6 +150,20 @@ class Backup:
         known = None if older is None else await blobs.find(older, Digest.parse(row.digest))
         return known is None or known.ready
 
+    async def _write_manifest(self, copy: Database, text: str) -> bool:
+        """Write a manifest's file from the database, from where pulls are answered; False if it is no manifest.
+
+        Without it whoever serves the copy would take the manifest for one that a collector removed.
+        """
+        digest = Digest.parse(text)
+        body, row = await manifests.find_body(copy, digest), await blobs.find(copy, digest)
+        if body is None or row is None or Digest.of(body, digest.algorithm) != digest:
+            return False
+        await self._to.driver.prepare(row.key)
+        await self._to.driver.publish(await self._to.driver.stage(body), row.key)
+        await copy.write(lambda transaction: blobs.make_ready(transaction, digest, row.key, len(body), now()))
+        return True
+
     async def _was_collected(self, digest: str) -> bool:
         return await blobs.find(self._database, Digest.parse(digest)) is None
 
@@ -149,13 +173,14 @@ class Backup:
             mode = source.stat().st_mode & 0o777
             copying.replace(self._to.own / name, source.read_bytes(), mode)
 
-    async def _mark_links(self, copy: Database, progress: Progress) -> None:
-        """Step 3."""
+    async def _mark_links(self, copy: Database, older: Database | None, progress: Progress) -> None:
+        """Step 3. Raises HatobaError when another program wrote a link that step 5 would take away."""
         async for name in link_files.repository_names(copy):
             differing: list[Link] = []
             async for link, digest in link_files.rows_of(copy, name):
                 progress.advance(1)
-                if await link.wrong(self._to.driver, digest) is not None:
+                if (wrong := await link.wrong(self._to.driver, digest)) is not None:
+                    await self._refuse_foreign(link, older, *wrong)
                     differing.append(link)
                 if len(differing) >= _MARKS:
                     await _mark(copy, differing)
@@ -165,11 +190,22 @@ class Backup:
         async for key in self._to.driver.walk("docker"):
             found = link_files.link_at(key)
             if found is not None and (await found.truth(copy))[0] is None:
+                await self._refuse_foreign(found, older, key, await link_files.read(self._to.driver, key))
                 unnamed.append(found)
             if len(unnamed) >= _MARKS:
                 await _mark(copy, unnamed)
                 unnamed = []
         await _mark(copy, unnamed)
+
+    async def _refuse_foreign(self, link: Link, older: Database | None, key: str, held: str | None) -> None:
+        if older is None or held is None:
+            return
+        true, pending = await link.truth(older)
+        if held != true and not pending and await link_files.leads(older, self._to.driver, link, held):
+            raise HatobaError(
+                f"{printable(self._to.root / key)} was written by another program, and would be undone: choose another "
+                "folder"
+            )
 
     def _swap(self) -> None:
         """Step 4. A log that SQLite left beside either database would be taken for the new one's.
@@ -199,17 +235,38 @@ class Backup:
 
     @contextlib.asynccontextmanager
     async def _older(self) -> AsyncIterator[Database | None]:
-        """The database of the last backup, if there is one that can be read."""
+        """The database of the last backup, if there is one that is whole; what is damaged this backup mends."""
         if not self._current.exists():
             yield None
             return
         with contextlib.ExitStack() as stack:
             usable = None
-            with contextlib.suppress(HatobaError):
+            with contextlib.suppress(RegistryError):
                 database = stack.enter_context(contextlib.closing(self._to.open_database(self._current)))
-                await database.check_schema()
-                usable = database
+                if await database.made_at() > from_micros(0) and not await database.check():
+                    usable = database
             yield usable
+
+    async def _refuse_changed(self, older: Database) -> None:
+        """Raise HatobaError when the copy holds what this backup would undo."""
+        self._to.claim.check(await _images(older))
+        # Moves are only ever added: those of a backup are the first of its registry's.
+        last = await tags.last_move(older)
+        if last is not None and not await tags.has_move(self._database, last):
+            raise HatobaError(
+                f"{printable(self._to.root)} knows of pushes that the registry does not: one of the two was put back "
+                "to an earlier state; choose another folder"
+            )
+
+
+async def _images(database: Database) -> str:
+    """A digest of all tags and manifests, to see whether somebody changed a copy; of layers alone nobody can pull."""
+    found = hasher("sha256")
+    async for name in link_files.repository_names(database):
+        async for link, digest in link_files.rows_of(database, name):
+            if link.kind != "layer":
+                found.update(f"{name} {link.kind} {link.name} {digest}\n".encode())
+    return f"sha256:{found.hexdigest()}"
 
 
 async def _mark_missing(copy: Database, digests: list[str]) -> None:

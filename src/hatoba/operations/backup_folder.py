@@ -1,6 +1,7 @@
-"""The folder of a backup: whether it may be one, whose it is, and that nobody else is at work in it.
+"""The folder of a backup: whether it may be one, whose it is, and that nobody else is at work in it or changed it.
 
-Owns `<folder>/hatoba/backup.json`, which says of which registry the backup is and when it was last complete.
+Owns `<folder>/hatoba/backup.json`, which says of which registry the backup is, how the last one ended, and which images
+its database holds: what was pushed to the copy itself must not be replaced.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hatoba.blobs import copying
@@ -20,7 +21,7 @@ from hatoba.operations import lock_file
 
 _MARKER = "hatoba/backup.json"
 _NOBODYS = {"lost+found"}  # of a disk's own
-_BEGUN = {"locks", "tmp", "backup.json.new"}  # what a backup has made before its marker
+_BEGUN = {"locks", "serve.lock", "backup.json.new"}  # what a backup has made before its marker
 _LOCKS = (
     ("hatoba/locks/backup", "another backup is being made there"),
     ("hatoba/serve.lock", "a hatoba serves it: stop that first"),
@@ -30,17 +31,52 @@ _LOCKS = (
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What `backup.json` holds; times as text, RFC 3339. `finished` is None until a first backup is complete."""
+    """What `backup.json` holds; times as text, RFC 3339.
+
+    `finished` is None until a first backup has ended, `missing` how many blobs that one lacks. `images` says, as a
+    digest, which images its database may hold: two of them while the new one takes the older one's place.
+    """
 
     registry: str
     root: str
     finished: str | None = None
+    missing: int = 0
+    images: tuple[str, ...] = ()
+
+
+class Claim:
+    """A folder that one backup has for itself."""
+
+    def __init__(self, folder: Path, marker: Marker) -> None:
+        self._folder = folder
+        self._marker = marker
+        _write(folder, marker)
+
+    def check(self, images: str) -> None:
+        """Raise HatobaError unless `images`, those of its database, are what a backup left there."""
+        if images not in self._marker.images:
+            raise HatobaError(
+                f"{printable(self._folder)} was changed since its last backup: what was pushed or deleted there "
+                "would be undone; choose another folder"
+            )
+        self._marker = replace(self._marker, images=(images,))
+
+    def expect(self, images: str) -> None:
+        """A database that holds these `images` is about to take the place of the one that is there."""
+        self._marker = replace(self._marker, images=(*self._marker.images, images))
+        _write(self._folder, self._marker)
+
+    def finish(self, missing: int) -> None:
+        """The backup has ended and lacks so many blobs."""
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        self._marker = replace(self._marker, finished=finished, missing=missing, images=self._marker.images[-1:])
+        _write(self._folder, self._marker)
 
 
 def refuse_nested(folder: Path, root: Path) -> None:
     """Raise ConfigError when one lies in the other: the copy would be copied, or counted as strange files."""
     target, source = folder.resolve(), root.resolve()
-    if target == source or _same(folder, root):
+    if target == source or any(_same(folder / part, root / part) for part in (".", "docker", "hatoba")):
         raise ConfigError(f"{printable(folder)} is the registry itself")
     if any(_same(parent, source) for parent in target.parents):
         raise ConfigError(f"{printable(folder)} lies in the registry, {printable(root)}: choose a folder outside of it")
@@ -58,11 +94,10 @@ def make(folder: Path, root: Path, owner: tuple[int, int]) -> None:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, root: Path, made_at: datetime) -> Iterator[None]:
+def claimed(folder: Path, root: Path, made_at: datetime) -> Iterator[Claim]:
     """Have the folder for one backup of the registry in `root`, whose database was made at `made_at`.
 
-    Raises HatobaError when it holds anything else than a backup of this registry, or somebody is at work in it. At the
-    end, if there was no error, the backup is noted as complete.
+    Raises HatobaError when it holds anything else than a backup of this registry, or somebody is at work in it.
     """
     ours = Marker(made_at.isoformat(), str(root.resolve()))
     if not (folder / _MARKER).exists() and not _is_begun(folder):
@@ -73,16 +108,13 @@ def claimed(folder: Path, root: Path, made_at: datetime) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, meaning in _LOCKS:
             stack.enter_context(_lock(folder, name, meaning))
-        found = _read(folder)
-        if found is not None and found.registry != ours.registry:
+        found = _read(folder) or ours
+        if found.registry != ours.registry:
             raise HatobaError(
                 f"{printable(folder)} is a backup of another registry, {printable(found.root)}, or of one that was "
                 "rebuilt since: choose another folder"
             )
-        finished = None if found is None else found.finished
-        _write(folder, Marker(ours.registry, ours.root, finished))
-        yield
-        _write(folder, Marker(ours.registry, ours.root, datetime.now(made_at.tzinfo).isoformat(timespec="seconds")))
+        yield Claim(folder, replace(found, root=ours.root))
 
 
 @contextlib.contextmanager
@@ -106,7 +138,13 @@ def _is_begun(folder: Path) -> bool:
 def _read(folder: Path) -> Marker | None:
     try:
         found = json.loads((folder / _MARKER).read_text("utf-8"))
-        return Marker(str(found["registry"]), str(found["root"]), found["finished"] and str(found["finished"]))
+        return Marker(
+            str(found["registry"]),
+            str(found["root"]),
+            found["finished"] and str(found["finished"]),
+            int(found["missing"]),
+            tuple(map(str, found["images"])),
+        )
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):

@@ -16,13 +16,14 @@ from hatoba.blobs.driver import BlobDriver, Entry, KeyMissing
 from hatoba.db import blobs, manifests
 from hatoba.db.blobs import BlobRow
 from hatoba.db.engine import Database, Transaction, now
-from hatoba.errors import Unavailable
+from hatoba.errors import InsufficientStorage, Unavailable
 from hatoba.oci.digest import Digest
 from hatoba.operations.findings import Report
 from hatoba.registry.intake import read_back
 
 _NAMED = 3  # manifests named in a finding
 _AGAIN = 5  # how often a file that changes while it is looked at is looked at anew
+_IN_THE_WAY = "a file stands where a folder should be"
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # says nothing about the file
 
 Pace = Callable[[int], Awaitable[None]]
@@ -35,6 +36,16 @@ class _Seen:
     kind: str | None
     meaning: str
     entry: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What was done: where the file went, "" if nowhere, None if not even a mark could be made; mended, or why not."""
+
+    aside: str | None
+    fix: bool
+    manifest: bool
+    failure: Exception | None
 
 
 class BlobCheck:
@@ -86,12 +97,15 @@ class BlobCheck:
             self._report.add("manifest-rotten", text, meaning, "mended: taken from its file", mended=True)
 
     async def _look(self, row: BlobRow, digest: Digest, *, hashing: bool) -> _Seen:
-        entry = await self._driver.inspect(row.key)
+        try:
+            entry = await self._driver.inspect(row.key)
+            size = await self._driver.stat(row.key)
+        except Unavailable as error:
+            return _unreadable(error, None)
         if entry is None:
             return _Seen("blob-missing", "there is no file", None)
         if entry.kind in {"folder", "other"}:
             return _Seen("blob-strange", "a folder, socket or device is where the file should be", entry)
-        size = await self._driver.stat(row.key)
         if size is None:
             return _Seen("blob-missing", "a symbolic link that leads to no file", entry)
         if size != row.size:
@@ -103,36 +117,60 @@ class BlobCheck:
             with contextlib.closing(await self._driver.open(row.key)) as reader:
                 found = await read_back(reader, row.size, digest.algorithm, pace=self._paced)
         except KeyMissing:
-            return _Seen("blob-missing", "there is no file", await self._driver.inspect(row.key))
+            return _Seen("blob-missing", "there is no file", await self._entry(row.key))
         except Unavailable as error:
-            if getattr(error.__cause__, "errno", None) in _PASSING:
-                raise
-            return _Seen("blob-unreadable", error.message, entry)
+            return _unreadable(error, entry)
         if found != digest.encoded:
             return _Seen("blob-rotten", f"its file's content is {digest.algorithm}:{found}", entry)
-        return _Seen(None, "", entry)
+        return _Seen(None, "it was missing, and its file is there again and whole", entry)
+
+    async def _entry(self, key: str) -> Entry | None:
+        """As `inspect`; None also where nobody may look."""
+        with contextlib.suppress(Unavailable):
+            return await self._driver.inspect(key)
+        return None
 
     async def _paced(self, length: int) -> None:
         self._report.hashed_bytes += length
         await self._pace(length)
 
     async def _settle(self, row: BlobRow, digest: Digest, seen: _Seen) -> bool:
-        """Say what was seen if it is still so, and mark or mend it in the same transaction; False if it is not."""
+        """Say what was seen if it is still so, and mark or mend it in the same transaction; False if it is not.
+
+        What a disk does not let be mended is marked at least; where it does not even take a mark, reading goes on.
+        """
         body = await self._right_body(digest) if seen.kind is not None else None
+        failure: Exception | None = None
+        for fix in (True, False) if self._fix else (False,):
+            try:
+                done = await self._changed(row, digest, seen, body if fix else None, fix=fix)
+            except (InsufficientStorage, Unavailable, KeyMissing) as error:
+                failure = error
+            else:
+                if done is not None:
+                    await self._say(digest, seen, _Done(done, fix, body is not None, failure))
+                return done is not None
+        if not isinstance(failure, InsufficientStorage):
+            raise failure or AssertionError("each try ends")
+        await self._say(digest, seen, _Done(None, fix=False, manifest=body is not None, failure=failure))
+        return True
+
+    async def _changed(self, row: BlobRow, digest: Digest, seen: _Seen, body: bytes | None, *, fix: bool) -> str | None:
+        """Where the file went that was there, or ""; None when it is not as it was seen any more."""
         staged = None
-        if self._fix and body is not None:
+        if body is not None:
             await self._driver.prepare(row.key)
             staged = await self._driver.stage(body)
 
         async def settle(transaction: Transaction) -> str | None:
-            if await blobs.find(transaction, digest) != row or await self._driver.inspect(row.key) != seen.entry:
+            if await blobs.find(transaction, digest) != row or await self._entry(row.key) != seen.entry:
                 return None
             if seen.kind is None:
-                if self._fix:
+                if fix:
                     await blobs.make_ready(transaction, digest, row.key, row.size, now())
-                return "made ready"
+                return ""
             aside = ""
-            if self._fix and seen.entry is not None:
+            if fix and seen.entry is not None:
                 moment = now().astimezone(UTC)
                 name = f"{digest.algorithm}-{digest.encoded}-{moment:%Y%m%dT%H%M%S%f}"
                 aside = await self._driver.set_aside(row.key, name)
@@ -141,40 +179,34 @@ class BlobCheck:
                 await blobs.make_ready(transaction, digest, row.key, row.size, now())
             else:
                 await blobs.mark_missing(transaction, digest)
-            return f"what was there is now {aside}" if aside else "marked"
+            return aside
 
-        done = None
         try:
-            done = await self._database.write(settle)
+            return await self._database.write(settle)
         finally:
             if staged is not None:
                 await self._driver.remove(staged)
-        if done is not None:
-            await self._say(digest, seen, done, body is not None)
-        return done is not None
 
-    async def _say(self, digest: Digest, seen: _Seen, done: str, manifest: bool) -> None:  # noqa: FBT001
-        if seen.kind is None:
-            self._report.add(
-                "blob-returned",
-                str(digest),
-                "it was missing, and its file is there again and whole",
-                "mended: served again"
-                if self._fix
-                else "a running server serves it again within minutes; so does --fix",
-                mended=self._fix,
-            )
-            return
+    async def _say(self, digest: Digest, seen: _Seen, done: _Done) -> None:
         meaning = f"{seen.meaning}; {await self._used(digest)}"
-        if manifest and self._fix:
-            kept = f"; {done}" if done.startswith("what") else ""
-            self._report.add(seen.kind, str(digest), meaning, f"mended: written from the database{kept}", mended=True)
-        elif manifest:
+        if done.aside is None:
+            fix = "the disk is full, so nothing could be changed: make room and check again"
+        elif seen.kind is None and done.fix:
+            fix = "mended: served again"
+        elif seen.kind is None:
+            fix = "a running server serves it again within minutes; so does --fix"
+        elif done.manifest and done.fix:
+            fix = "mended: written from the database"
+        elif done.manifest:
             fix = "its bytes are in the database, and pulls are answered: verify --fix writes the file again"
-            self._report.add(seen.kind, str(digest), meaning, fix)
         else:
-            kept = f"; {done}" if done.startswith("what") else ""
-            self._report.add(seen.kind, str(digest), meaning, f"not served until it is pushed again{kept}")
+            fix = "not served until it is pushed again"
+        if done.aside:
+            fix += f"; what was there is now {done.aside}"
+        elif done.aside is not None and done.failure is not None:
+            fix += f"; --fix fails: {_IN_THE_WAY if isinstance(done.failure, KeyMissing) else done.failure}"
+        mended = done.fix and (seen.kind is None or done.manifest)
+        self._report.add(seen.kind or "blob-returned", str(digest), meaning, fix, mended=mended)
 
     async def _right_body(self, digest: Digest) -> bytes | None:
         """The bytes of the manifest that this blob is, if it is one and the database has them right."""
@@ -197,3 +229,9 @@ class BlobCheck:
             return "no manifest names it"
         more = " and more" if len(names) > _NAMED else ""
         return f"needed by {', '.join(dict.fromkeys(names[:_NAMED]))}{more}"
+
+
+def _unreadable(error: Unavailable, entry: Entry | None) -> _Seen:
+    if getattr(error.__cause__, "errno", None) in _PASSING:
+        raise error
+    return _Seen("blob-unreadable", error.message, entry)

@@ -76,6 +76,7 @@ class Healing:
 
     async def _heal(self, row: BlobRow) -> bool:
         digest = Digest.parse(row.digest)
+        entry = await self._driver.inspect(row.key)
         try:
             with contextlib.closing(await self._driver.open(row.key)) as reader:
                 found = await read_back(reader, row.size, digest.algorithm)
@@ -88,7 +89,7 @@ class Healing:
 
         async def mark(transaction: Transaction) -> bool:
             current = await blobs.find(transaction, digest)
-            if current != row or await self._driver.stat(row.key) != row.size:
+            if current != row or await self._driver.inspect(row.key) != entry:  # not the file that was read
                 return False
             await blobs.make_ready(transaction, digest, row.key, row.size, now())
             return True

@@ -6,15 +6,15 @@ the mirror is pending is not true yet, and no finding. Links that other programs
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 from hatoba.blobs import layout
-from hatoba.blobs.driver import BlobDriver
+from hatoba.blobs.driver import BlobDriver, KeyMissing
 from hatoba.db import blobs, mirror, uploads
 from hatoba.db.engine import Database, Transaction, now
 from hatoba.db.mirror import MirrorRow
-from hatoba.errors import RegistryError
-from hatoba.oci.digest import Digest
+from hatoba.errors import Unavailable
 from hatoba.oci.reference import is_name
 from hatoba.operations import link_files
 from hatoba.operations.findings import Report
@@ -63,6 +63,15 @@ class LinkCheck:
 
     async def files(self) -> None:
         """Look at every file of the tree: which row names it?"""
+        try:
+            await self._each_file()
+        except (Unavailable, KeyMissing) as error:  # the others were looked at
+            cause = error.__cause__
+            where = str(getattr(cause, "filename", None) or _TREE)
+            meaning = f"what lies in it was not looked at: {getattr(cause, 'strerror', None) or error}"
+            self._report.add("folder-unreadable", where, meaning, "look at the disk and at its permissions")
+
+    async def _each_file(self) -> None:
         last = ("", "")
         async for key in self._driver.walk(_TREE):
             self._progress.advance(1)
@@ -86,7 +95,7 @@ class LinkCheck:
         after = ""
         while self._sessions is not None and (rows := await uploads.listed(self._sessions, after, _PAGE)):
             for row in rows:
-                self._report.fileless += await self._driver.stat(layout.upload(row.repository, row.id)) is None
+                self._report.fileless += await self._size(layout.upload(row.repository, row.id)) is None
             after = rows[-1].id
 
     async def _look(self, link: Link, digest: str) -> None:
@@ -103,14 +112,14 @@ class LinkCheck:
     async def _look_at_folder(self, link: Link) -> None:
         """Whether a repository that holds the manifest `link` has the folder that Docker's collector looks for."""
         folder = layout.layers(link.repository)
-        if await self._driver.inspect(folder) is not None:
+        if not await self._is_absent(folder):
             return
         async with self._links.locked(link.repository):
             true, pending = await self._database.scan(link.truth)
-            if true is None or pending or await self._driver.inspect(folder) is not None:
+            if true is None or pending or not await self._is_absent(folder):
                 return
         meaning = f"Docker's garbage-collect would take all manifests of {link.repository}"
-        if self._fix and await self._write_again(link, true) and await self._driver.inspect(folder) is not None:
+        if self._fix and await self._write_again(link, true) and not await self._is_absent(folder):
             self._report.add("link-missing", folder, meaning, "mended: made again", mended=True)
         else:
             self._report.add("link-missing", folder, meaning, _REWRITTEN)
@@ -123,7 +132,7 @@ class LinkCheck:
             meaning = (
                 f"it holds {held[:80]!r} instead of {digest}: Docker's registry would serve {_words(link)} wrongly"
             )
-        if held is not None and link.kind == "tag" and await self._known(held):
+        if held is not None and link.kind == "tag" and await self._leads(link, held):
             # Another program moved the tag: `follow` takes that over, and writing the old one again would lose it.
             self._report.add(
                 kind, key, meaning, "another program moved the tag: the server follows it when it is started"
@@ -154,22 +163,28 @@ class LinkCheck:
             held = None if true is not None or pending else await link_files.read(self._driver, key)
         if held is None:
             return
-        if await self._known(held):
+        if await self._leads(link, held):
             meaning = f"the database does not know {_words(link)}, and Docker's registry would serve it"
             self._report.add("link-extra", key, meaning, "another program wrote it: `hatoba import` reads it in")
         else:
             await self._stray(key)  # leads nowhere, for anybody
 
-    async def _known(self, digest: str) -> bool:
-        try:
-            row = await blobs.find(self._database, Digest.parse(digest))
-        except RegistryError:
-            return False
-        return row is not None and row.ready
+    async def _leads(self, link: Link, held: str) -> bool:
+        return await link_files.leads(self._database, self._driver, link, held)
 
     async def _stray(self, key: str) -> None:
         self._report.strays += 1
-        self._report.stray_bytes += await self._driver.stat(key) or 0
+        self._report.stray_bytes += await self._size(key) or 0
+
+    async def _size(self, key: str) -> int | None:
+        with contextlib.suppress(Unavailable):  # its folder is said to be unreadable
+            return await self._driver.stat(key)
+        return None
+
+    async def _is_absent(self, folder: str) -> bool:
+        with contextlib.suppress(Unavailable):
+            return await self._driver.inspect(folder) is None
+        return False
 
 
 def _words(link: Link) -> str:

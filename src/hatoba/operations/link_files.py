@@ -112,6 +112,24 @@ async def read(driver: BlobDriver, key: str) -> str | None:
     return content.decode("utf-8", "replace").strip()
 
 
+async def leads(reader: Reader, driver: BlobDriver, link: Link, held: str) -> bool:
+    """Whether `held`, which a file of the link holds and no row does, is there to be served: a program wrote it, then.
+
+    Docker's registry writes a manifest's link before a tag that names it.
+    """
+    try:
+        digest = Digest.parse(held)
+    except RegistryError:
+        return False
+    if (link.kind != "tag" and held != link.name) or await driver.stat(layout.blob(digest)) is None:
+        return False
+    return (
+        link.kind != "tag"
+        or await manifests.held(reader, link.repository, digest)
+        or await driver.stat(layout.revision_link(link.repository, digest)) is not None
+    )
+
+
 def blob_at(key: str) -> Digest | None:
     """The blob whose file may be at `key`."""
     found = _BLOB.fullmatch(key)

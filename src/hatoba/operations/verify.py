@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
+import structlog
+
 from hatoba.blobs.driver import BlobDriver
 from hatoba.db import blobs, manifests, mirror, repositories
 from hatoba.db.engine import Database, Reader, Transaction, now
@@ -70,6 +72,7 @@ class Verification:
         self._links = links
         self._own = own
         self._position = own / "verify.json"
+        self._unsaved = False
 
     async def run(self, report: Report, progress: Progress, rate: int, *, fix: bool, restart: bool) -> None:
         """Check everything into `report`; raises HatobaError when another check runs or a database cannot be read.
@@ -140,7 +143,7 @@ class Verification:
         except BaseException:
             await asyncio.to_thread(self._save, max(done, begin))
             raise
-        await asyncio.to_thread(self._position.unlink, missing_ok=True)
+        await asyncio.to_thread(self._save, "")
 
     def _load(self) -> str | None:
         try:
@@ -149,10 +152,19 @@ class Verification:
             return None
 
     def _save(self, after: str) -> None:
-        if after:
-            temporary = self._position.with_suffix(".new")
-            temporary.write_text(json.dumps({"after": after}) + "\n", "utf-8")
-            temporary.replace(self._position)
+        """Keep how far the check came, if that can be: a full disk is no reason not to look at the rest."""
+        try:
+            if after:
+                temporary = self._position.with_suffix(".new")
+                temporary.write_text(json.dumps({"after": after}) + "\n", "utf-8")
+                temporary.replace(self._position)
+            else:
+                self._position.unlink(missing_ok=True)
+        except OSError as error:
+            if not self._unsaved:
+                log = structlog.stdlib.get_logger("hatoba.verify")
+                log.error("how far the check came cannot be kept; going on", reason=str(error))
+            self._unsaved = True
 
 
 class _References:
@@ -185,29 +197,27 @@ class _References:
                 return []
             return [blob for blob in _required(body) if await blobs.find_linked(reader, name, blob) is None]
 
-        lost = await self._database.scan(look)
-
-        async def link(transaction: Transaction) -> list[MirrorRow]:
+        async def link(transaction: Transaction) -> tuple[list[Digest], list[MirrorRow]]:
             at = now()
-            if not await manifests.held(transaction, name, digest):
-                return []
+            lost = await look(transaction)  # again: it may have been deleted meanwhile, or pushed
             there = [blob for blob in lost if await blobs.touch(transaction, blob, at)]
             for blob in there:
                 await blobs.link(transaction, repository_id, blob, at)
-            return [await mirror.mark(transaction, name, "layer", str(blob), at) for blob in there]
+            return lost, [await mirror.mark(transaction, name, "layer", str(blob), at) for blob in there]
 
-        marks = await self._database.write(link) if lost and self._fix else []
-        await self._links.write(marks)
+        lost, marks = await self._database.scan(look), list[MirrorRow]()
+        if lost and self._fix:
+            lost, marks = await self._database.write(link)
+            await self._links.write(marks)
         linked = {mark.name for mark in marks}
         for blob in lost:
             mended = str(blob) in linked
-            fix = (
-                "mended: it holds it again"
-                if mended
-                else "push the image again; verify --fix does if the blob is there"
-            )
+            fix = "push the image again; verify --fix does if the blob is there"
             meaning = f"it names {blob}, which the repository does not hold"
-            self._report.add("reference-missing", f"{name}@{digest}", meaning, fix, mended=mended)
+            self._report.add(
+                "reference-missing", f"{name}@{digest}", meaning, "mended: it holds it again" if mended else fix,
+                mended=mended,
+            )  # fmt: skip
 
 
 def _required(body: bytes) -> list[Digest]:

@@ -20,6 +20,7 @@ from hatoba.blobs.filesystem import Filesystem
 from hatoba.blobs.memory import Memory
 from hatoba.config.settings import Settings
 from hatoba.config.values import printable
+from hatoba.db import tree
 from hatoba.db.engine import now
 from hatoba.db.sqlite import DatabaseFailed, Sqlite, damage
 from hatoba.errors import ConfigError, HatobaError, RegistryError, StartError
@@ -105,6 +106,7 @@ async def verification(settings: Settings) -> AsyncIterator[Verification]:
     root, _ = _places(settings)
     async with contextlib.AsyncExitStack() as stack:
         database, driver, mirror = await stack.enter_async_context(_stored(settings, writing=True))
+        await _refuse_unread(database, root)
         sessions = None
         if parts.sessions_path(settings, root).exists():  # a backup has none
             stack.enter_context(_explained(parts.sessions_path(settings, root)))
@@ -122,13 +124,15 @@ async def backup(settings: Settings, folder: Path, *, hard_links: bool) -> Async
         with _explained(path):
             database = stack.enter_context(contextlib.closing(parts.open_metadata(settings, root, existing=True)))
             await database.check_schema()
+            await _refuse_unread(database, root)
             made_at = await database.made_at()
-        stack.enter_context(backup_folder.claimed(folder, root, made_at))
+        claim = stack.enter_context(backup_folder.claimed(folder, root, made_at))
         driver = stack.enter_context(
             contextlib.closing(_writable(folder, parts.own(folder) / "metadata.db", at_once=True))
         )
         destination = Destination(
             folder,
+            claim,
             driver,
             lambda copy: Sqlite(copy, locks, "metadata", "FULL", existing=True, alone=True),
             lambda copy: Mirror(copy, driver, locks),
@@ -210,6 +214,13 @@ async def _stored(settings: Settings, *, writing: bool) -> AsyncIterator[tuple[S
         yield database, driver, mirror
         if writing:
             await parts.last_settle(mirror)
+
+
+async def _refuse_unread(database: Sqlite, root: Path) -> None:
+    """Raise HatobaError while rows do not tell of all that lies there: a backup would lack it, a check mistake it."""
+    known = await tree.find(database)
+    if known is not None and known.state == "unread":
+        raise HatobaError(f"{printable(root)} has not been read in yet: wait for `hatoba serve`, which does that")
 
 
 def _places(settings: Settings) -> tuple[Path, Path]:

@@ -53,6 +53,20 @@ class Shelf:
 
         return asyncio.run(ask())
 
+    def serve(self) -> None:
+        """Start a server, let it compare all links with the rows, and end it."""
+
+        async def started() -> None:
+            await serving.prepare(self.settings)
+            async with serving.running(self.settings) as app, client(app) as http:
+                await http.get("/v2/_catalog")  # waits for that
+
+        asyncio.run(started())
+
+    def blob_file(self, content) -> Path:
+        encoded = content.digest.encoded
+        return self.root / f"docker/registry/v2/blobs/sha256/{encoded[:2]}/{encoded}/data"
+
     def tag_link(self, repository: str, tag: str) -> Path:
         return self.root / f"docker/registry/v2/repositories/{repository}/_manifests/tags/{tag}/current/link"
 
@@ -107,3 +121,11 @@ def shelf(bare):
     shelf = Shelf(bare / "data")
     asyncio.run(serving.prepare(shelf.settings))
     return shelf
+
+
+@pytest.fixture
+def copy(shelf, bare):
+    """The registry that a backup of the shelf in `bare/copy` is; `again()` makes the backup."""
+    copy = Shelf(bare / "copy")
+    copy.again = lambda *options: shelf.run("backup", copy.root, *options)
+    return copy

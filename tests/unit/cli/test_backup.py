@@ -1,6 +1,5 @@
-"""`hatoba backup`: what is copied and what is not, what is refused, and what is left when it is broken off anywhere."""
+"""`hatoba backup`: what is copied and what is not, and what is left when it is broken off anywhere."""
 
-import fcntl
 import json
 import os
 import re
@@ -9,8 +8,6 @@ import apsw
 import pytest
 
 from hatoba.blobs import copying
-from hatoba.cli.configured import configure
-from hatoba.errors import InsufficientStorage
 from hatoba.operations.backup import Backup
 from hatoba.operations.mirror import Mirror
 from hatoba.testing.images import random_image
@@ -19,34 +16,20 @@ IMAGES = [random_image(seed=seed) for seed in range(3)]
 LAYER = IMAGES[0].layers[0]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def filled(shelf):
     shelf.push("team/app", IMAGES[0], "v1")
     return shelf
-
-
-@pytest.fixture
-def copy(filled, bare):
-    """The registry that a backup in `bare/copy` is."""
-    copy = type(filled)(bare / "copy")
-
-    def again(*options):
-        return filled.run("backup", copy.root, *options)
-
-    copy.again = again
-    copy.settings = configure(None, copy.root).settings
-    return copy
-
-
-def blob_file(shelf, content):
-    encoded = content.digest.encoded
-    return shelf.root / f"docker/registry/v2/blobs/sha256/{encoded[:2]}/{encoded}/data"
 
 
 def said(result):
     """The numbers of the summary: files copied, there already, links written."""
     found = re.search(r": (\d+) files? \(\S+\) copied.*, (\d+) were there, (\d+) links? written", result.stderr)
     return tuple(int(number) for number in found.groups())
+
+
+def note(copy):
+    return json.loads((copy.root / "hatoba/backup.json").read_text())
 
 
 def listed(shelf):
@@ -70,26 +53,26 @@ def test_a_backup_is_a_registry(filled, copy):
     ours = {path.relative_to(filled.root) for path in (filled.root / "docker").rglob("*") if path.is_file()}
     theirs = {path.relative_to(copy.root) for path in (copy.root / "docker").rglob("*") if path.is_file()}
     assert theirs == ours
-    assert not blob_file(filled, LAYER).samefile(blob_file(copy, LAYER)), "another file"
-    assert blob_file(copy, LAYER).stat().st_mode & 0o777 == 0o444
+    assert not filled.blob_file(LAYER).samefile(copy.blob_file(LAYER)), "another file"
+    assert copy.blob_file(LAYER).stat().st_mode & 0o777 == 0o444
 
 
 def test_the_next_one_copies_what_is_new(filled, copy):
     copy.again()
-    before = blob_file(copy, LAYER).stat().st_ino
+    before = copy.blob_file(LAYER).stat().st_ino
     assert said(copy.again()) == (0, 3, 0)
     filled.push("team/app", IMAGES[1], "v2")
     filled.run("tag", "team/app:v2", "v1")
     assert said(copy.again()) == (3, 3, 5)
     assert listed(copy) == listed(filled)
-    assert blob_file(copy, LAYER).stat().st_ino == before
+    assert copy.blob_file(LAYER).stat().st_ino == before
     assert copy.tag_link("team/app", "v1").read_text() == str(IMAGES[1].manifest.digest)
     filled.run("rm", "team/app:v2")
     filled.run("rm", f"team/app@{IMAGES[0].manifest.digest}")
     copy.again()
     assert not copy.tag_link("team/app", "v2").exists()
     assert copy.run("verify").exit_code == 0
-    assert blob_file(copy, LAYER).exists(), "nothing is removed"
+    assert copy.blob_file(LAYER).exists(), "nothing is removed"
 
 
 def test_users_come_along_and_what_lies_elsewhere_is_named(filled, copy, hatoba, bare):
@@ -122,8 +105,16 @@ def test_a_new_folder_is_as_open_as_the_registry(filled, copy):
 @pytest.mark.parametrize(("options", "shared"), [(["--hard-links"], True), ([], False)])
 def test_hard_links_only_when_asked(filled, copy, options, shared):
     result = copy.again(*options)
-    assert blob_file(filled, LAYER).samefile(blob_file(copy, LAYER)) is shared
+    assert filled.blob_file(LAYER).samefile(copy.blob_file(LAYER)) is shared
     assert ("3 of them hard-linked" in result.stderr) is shared
+
+
+def test_a_file_that_lies_elsewhere_is_copied_not_its_link(filled, copy, bare):
+    filled.blob_file(LAYER).rename(bare / "elsewhere")
+    filled.blob_file(LAYER).symlink_to("../../../../../../../../elsewhere")
+    assert said(copy.again("--hard-links"))[0] == 3
+    assert not copy.blob_file(LAYER).is_symlink()
+    assert copy.blob_file(LAYER).read_bytes() == LAYER.body
 
 
 def test_where_no_hard_link_can_be_it_is_copied(filled, copy, monkeypatch):
@@ -131,7 +122,7 @@ def test_where_no_hard_link_can_be_it_is_copied(filled, copy, monkeypatch):
         copying.os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link"))
     )
     assert said(copy.again("--hard-links"))[0] == 3
-    assert not blob_file(filled, LAYER).samefile(blob_file(copy, LAYER))
+    assert not filled.blob_file(LAYER).samefile(copy.blob_file(LAYER))
 
 
 # What the registry lacks
@@ -156,7 +147,7 @@ def short(path):
     [(rotten, "its file's content is sha256:"), (gone, "there is no file"), (short, "its file has 5 bytes instead of")],
 )
 def test_a_blob_that_is_lost_is_named_and_the_rest_is_copied(filled, copy, spoil, why):
-    spoil(blob_file(filled, LAYER))
+    spoil(filled.blob_file(LAYER))
     result = copy.again()
     assert result.exit_code == 1
     kind, subject, meaning, _ = result.stdout.split("\t")
@@ -164,21 +155,24 @@ def test_a_blob_that_is_lost_is_named_and_the_rest_is_copied(filled, copy, spoil
     assert why in meaning
     assert said(result)[0] == 2
     assert ", 1 missing" in result.stderr
-    assert not blob_file(copy, LAYER).exists(), "nothing rotten comes into a backup"
+    assert note(copy)["missing"] == 1
+    assert note(copy)["finished"] is not None
+    assert not copy.blob_file(LAYER).exists(), "nothing rotten comes into a backup"
     assert list((copy.root / "hatoba/tmp").iterdir()) == []
     filled.push("team/app", IMAGES[0], "v1") if spoil is not rotten else filled.run("verify")
     filled.push("team/app", IMAGES[0], "v1")
     assert copy.again().exit_code == 0
+    assert note(copy)["missing"] == 0
     assert copy.run("verify").exit_code == 0
 
 
 def test_an_older_backup_keeps_what_the_registry_lost(filled, copy):
     copy.again()
-    gone(blob_file(filled, LAYER))
+    gone(filled.blob_file(LAYER))
     filled.run("verify")
     result = copy.again()
     assert (result.exit_code, result.stdout) == (0, "")
-    assert blob_file(copy, LAYER).read_bytes() == LAYER.body
+    assert copy.blob_file(LAYER).read_bytes() == LAYER.body
     assert copy.run("verify", "--fix").exit_code == 1
     assert copy.run("verify").exit_code == 0, "and it is served from there"
 
@@ -186,7 +180,7 @@ def test_an_older_backup_keeps_what_the_registry_lost(filled, copy):
 @pytest.mark.parametrize("fix", [[], ["--fix"]])
 def test_what_a_check_of_the_backup_found_rotten_is_copied_again(copy, fix):
     copy.again()
-    rotten(blob_file(copy, LAYER))
+    rotten(copy.blob_file(LAYER))
     assert said(copy.again())[0] == 0, "the size is right, and nobody has looked closer"
     assert copy.run("verify", *fix).exit_code == 1
     assert said(copy.again())[0] == 1
@@ -196,7 +190,7 @@ def test_what_a_check_of_the_backup_found_rotten_is_copied_again(copy, fix):
 def test_what_is_rotten_in_both_is_served_from_neither(filled, copy):
     copy.again()
     for shelf in (filled, copy):
-        rotten(blob_file(shelf, LAYER))
+        rotten(shelf.blob_file(LAYER))
         assert shelf.run("verify").exit_code == 1
     assert copy.again().exit_code == 1
     connection = apsw.Connection(str(copy.root / "hatoba/metadata.db"))
@@ -207,13 +201,53 @@ def test_what_is_rotten_in_both_is_served_from_neither(filled, copy):
 def test_what_the_copy_lost_and_the_registry_has_rotten_unnoticed(filled, copy):
     copy.again()
     for shelf in (filled, copy):
-        rotten(blob_file(shelf, LAYER))
+        rotten(shelf.blob_file(LAYER))
     assert copy.run("verify").exit_code == 1
     assert copy.again().exit_code == 1
     assert copy.run("verify").exit_code == 1, "the new database does not say that it is good"
     connection = apsw.Connection(str(copy.root / "hatoba/metadata.db"))
     assert connection.execute("SELECT count(*) FROM blobs WHERE state = 'missing'").fetchall() == [(1,)]
     connection.close()
+
+
+@pytest.mark.parametrize("state", ["known", "unsure"])
+def test_a_manifest_whose_file_is_lost_is_whole_in_the_backup(filled, copy, state):
+    """Its bytes are in the database, too; without its file the copy's server would take it for removed."""
+    manifest = IMAGES[0].manifest
+    connection = apsw.Connection(str(filled.root / "hatoba/metadata.db"))
+    connection.execute("UPDATE tree SET state = ?", (state,))
+    connection.close()
+    gone(filled.blob_file(manifest))
+    result = copy.again()
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert copy.blob_file(manifest).read_bytes() == manifest.body
+    copy.serve()
+    assert copy.get("team/app", "v1") == 200
+    assert copy.run("verify").exit_code == 0
+    assert copy.again().exit_code == 0
+
+
+def test_all_files_are_durable_before_the_database_that_names_them_takes_its_place(filled, copy, monkeypatch):
+    """The order on the disk is that of the syncs; `test_copying` shows that each is one."""
+    events = []
+    real_sync, real_rename = copying.sync, copying.rename
+
+    def sync(folder):
+        named = [path for path in (copy.root / "docker").rglob("*") if path.is_file()]
+        events.append(("sync", len(named)))
+        real_sync(folder)
+
+    def rename(source, target):
+        events.append(("rename", target.name))
+        real_rename(source, target)
+
+    monkeypatch.setattr(copying, "sync", sync)
+    monkeypatch.setattr(copying, "rename", rename)
+    assert copy.again().exit_code == 0
+    swap = events.index(("rename", "metadata.db"))
+    assert ("sync", 3) in events[:swap]
+    assert events[swap - 1] == ("rename", "backup.json"), "which knows of both databases"
+    assert ("sync", 8) in events[swap:], "and links before their marks end"
 
 
 def test_a_damaged_database_takes_no_backups_place(filled, copy):
@@ -228,92 +262,6 @@ def test_a_damaged_database_takes_no_backups_place(filled, copy):
     assert result.stderr.startswith("hatoba: the database is damaged, and is not copied: ")
     assert files(copy.root) == before
     assert copy.run("verify").exit_code == 0
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(
-    ("place", "message"),
-    [
-        ("data", "is the registry itself"),
-        ("data/backup", "lies in the registry"),
-        ("data/hatoba/backup", "lies in the registry"),
-        (".", "holds the registry"),
-        ("link/inner", "lies in the registry"),
-    ],
-)
-def test_one_in_the_other(filled, bare, place, message):
-    (bare / "link").symlink_to(filled.root)
-    before = sorted(bare.rglob("*"))
-    result = filled.run("backup", bare / place)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert sorted(bare.rglob("*")) == before
-
-
-def test_a_folder_with_something_else_in_it(filled, copy):
-    copy.root.mkdir()
-    (copy.root / "photo.jpg").touch()
-    result = copy.again()
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "is not empty and was not made by `hatoba backup`" in result.stderr
-    assert [path.name for path in copy.root.iterdir()] == ["photo.jpg"]
-
-
-def test_a_disk_of_its_own(copy):
-    (copy.root / "lost+found").mkdir(parents=True)
-    assert copy.again().exit_code == 0
-
-
-def test_a_backup_of_another_registry(filled, copy, bare):
-    copy.again()
-    connection = apsw.Connection(str(filled.root / "hatoba/metadata.db"))
-    connection.execute("UPDATE migrations SET applied_at = applied_at + 1")
-    connection.close()
-    before = files(copy.root)
-    result = copy.again()
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert f"is a backup of another registry, {filled.root}" in result.stderr
-    assert files(copy.root) == before
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", "7"])
-def test_a_marker_that_cannot_be_read(copy, content):
-    copy.again()
-    (copy.root / "hatoba/backup.json").write_text(content)
-    result = copy.again()
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "backup.json cannot be read" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("lock", "message"),
-    [
-        ("serve.lock", "a hatoba serves it"),
-        ("locks/backup", "another backup is being made there"),
-        ("locks/verify", "`hatoba verify` is checking it"),
-    ],
-)
-def test_somebody_is_at_work_there(copy, lock, message):
-    copy.again()
-    with (copy.root / "hatoba" / lock).open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        result = copy.again()
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"hatoba: {copy.root}: {message}\n" or message in result.stderr
-    assert copy.again().exit_code == 0
-
-
-@pytest.mark.parametrize("error", [InsufficientStorage(), OSError(28, "No space left on device")])
-def test_no_space_left(copy, monkeypatch, error):
-    async def full(*_):
-        raise error
-
-    monkeypatch.setattr(Backup, "run", full)
-    result = copy.again()
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"hatoba: {copy.root}: no space left\n")
 
 
 # Broken off
@@ -386,7 +334,7 @@ def test_an_interrupted_one_says_so(copy, monkeypatch):
     result = copy.again()
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr == "hatoba: stopped; the next backup goes on with what is copied already\n"
-    assert json.loads((copy.root / "hatoba/backup.json").read_text())["finished"] is None
+    assert note(copy)["finished"] is None
 
 
 def test_a_log_that_was_left_is_not_taken_for_the_new_databases(filled, copy):
@@ -409,6 +357,20 @@ def test_a_log_that_was_left_is_not_taken_for_the_new_databases(filled, copy):
 def test_an_older_database_that_cannot_be_used_is_replaced(filled, copy, content):
     copy.again()
     (copy.root / "hatoba/metadata.db").write_bytes(content)
+    assert copy.again().exit_code == 0
+    assert listed(copy) == listed(filled)
+
+
+@pytest.mark.parametrize("table", ["tags", "blobs"])
+def test_an_older_database_that_is_damaged_is_replaced(filled, copy, table):
+    copy.again()
+    path = copy.root / "hatoba/metadata.db"
+    connection = apsw.Connection(str(path))
+    size, find = connection.pragma("page_size"), "SELECT rootpage FROM sqlite_schema WHERE name = ?"
+    page = connection.execute(find, (table,)).fetchone()[0]
+    connection.close()
+    with path.open("r+b") as file:
+        os.pwrite(file.fileno(), b"\xff" * 64, (page - 1) * size)
     assert copy.again().exit_code == 0
     assert listed(copy) == listed(filled)
 

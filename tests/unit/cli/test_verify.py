@@ -84,6 +84,16 @@ def test_readonly_forbids_mending_alone(filled, monkeypatch):
     assert "storage.maintenance.readonly.enabled is set" in result.stderr
 
 
+def test_a_folder_that_has_not_been_read_in(filled):
+    """Every link would be a finding."""
+    connection = apsw.Connection(str(filled.root / "hatoba/metadata.db"))
+    connection.execute("UPDATE tree SET state = 'unread'")
+    connection.close()
+    result = filled.run("verify")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "has not been read in yet" in result.stderr
+
+
 def test_an_interrupted_check_says_so_and_goes_on(filled, monkeypatch):
     real = Verification.run
 
