@@ -82,7 +82,8 @@ def _problem(connection: socket.socket) -> str:
 
 def main() -> None:
     """Exit 0 when the server answers, else 1 with the reason, which `docker inspect` shows."""
-    sys.exit(probe(Path(os.environ.get(VARIABLE, ""))) or None)
+    file = os.environ.get(VARIABLE)
+    sys.exit((probe(Path(file)) if file else f"{VARIABLE} names no file") or None)
 
 
 if __name__ == "__main__":

@@ -322,6 +322,14 @@ def test_closed_streams_are_no_other_files(e2e, free_port, tmp_path, closed):
         assert server.wait(30) == 0
 
 
+def test_what_the_terminal_cannot_show_is_escaped(e2e, tmp_path):
+    (tmp_path / "users").write_text(f"日:$2y$04${'a' * 53}\n")
+    environment = e2e.clean_environment(PYTHONIOENCODING="latin-1")
+    command = [e2e.HATOBA, "users", "list", "--file", tmp_path / "users"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\\u65e5\n", b"")
+
+
 def answers(addr: str) -> bool:
     try:
         return get(addr, "/v2/") == 200

@@ -161,4 +161,5 @@ def test_the_command(file):
     done = run(file)
     assert done.returncode == 1
     assert done.stderr.endswith("[Errno 111] Connection refused\n")
-    assert run("").returncode == 1
+    done = run("")
+    assert (done.returncode, done.stderr.endswith("REGISTRY_HATOBA_ADDRESSFILE names no file\n")) == (1, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -39,7 +40,8 @@ def registry_main() -> None:
 def open_standard_streams() -> None:
     """Let what is closed of standard input, output and error be /dev/null.
 
-    Else the next file that is opened gets its number, a lock or a database, and log lines are written into it.
+    Else the next file that is opened gets its number, a lock or a database, and log lines are written into it. What the
+    terminal's encoding lacks is escaped, as Python does it on standard error alone.
     """
     for descriptor, mode in enumerate("rww"):
         try:
@@ -47,6 +49,8 @@ def open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this
             setattr(sys, ("stdin", "stdout", "stderr")[descriptor], open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def hatoba_app() -> typer.Typer:
