@@ -71,7 +71,8 @@ def of_failure(broken: Broken) -> str:  # noqa: PLR0911  one a rule
     if broken.method in {"PATCH", "PUT"}:
         return (
             f"the connection was closed in the middle of {broken.method}: a proxy's limit or time-out (NGINX: "
-            "client_max_body_size, client_body_timeout, proxy_send_timeout), or the registry ended"
+            "client_max_body_size, client_body_timeout, proxy_send_timeout; Traefik: respondingTimeouts.readTimeout), "
+            "or the registry ended"
         )
     return f"the connection was closed without an answer ({_said(error)}): is it HTTP that is spoken there?"
 
