@@ -263,7 +263,7 @@ CULPRITS = {
     "closes at PATCH": ("push 1 MiB", "closed in the middle of PATCH", "client_body_timeout"),
     "compressed": ("pull 1 MiB", "Content-Encoding gzip"),
     "cut": ("pull 1 MiB", "1 bytes came back"),
-    "blobs in a circle": ("pull 1 MiB", "5 redirects for one blob"),
+    "blobs in a circle": ("pull 1 MiB", "more than 10 redirects for one blob"),
     "blobs in a file": ("pull 1 MiB", "Location is no address: file:///etc/passwd"),
     "blobs at a user": ("pull 1 MiB", "Location is no address: http://bob@"),
     "blobs refused": ("pull 1 MiB", "404 from http://127.0.0.1:", "where the registry sends clients for its blobs"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+import ssl
 import threading
 import time
 
@@ -11,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hatoba.cli import hatoba_app
-from hatoba.doctor import client
+from hatoba.doctor import checkup, client
 
 SIGNED = base64.b64encode(b"bob:s3cret").decode()
 REGISTRY = "Docker-Distribution-Api-Version: registry/2.0\r\nContent-Type: application/json\r\n"
@@ -39,6 +40,7 @@ class Hostile:
                 self._answer(connection)
 
     def _answer(self, connection) -> None:
+        connection.settimeout(1)  # TCP asks a client that has left for room ever more rarely
         try:
             head = b""
             while b"\r\n\r\n" not in head:
@@ -136,6 +138,31 @@ def test_it_ends_in_one_line(hostile, doctor, name):
     code, output = doctor(hostile(lambda _: says))
     (line,) = [line for line in output.splitlines() if line.startswith("FAULT")]
     assert (code, words in line) == (1, True), line
+
+
+class Chain:
+    """A registry that keeps nothing but the last blob, and gives it after so many redirects."""
+
+    def __init__(self, redirects: int) -> None:
+        self._left = redirects
+
+    def __call__(self, path):
+        if "/blobs/sha256" not in path:
+            return answer(headers=REGISTRY)
+        self._left -= 1
+        return answer("200 OK") if self._left < 0 else answer("302 on", f"Location: {path}\r\n")
+
+
+@pytest.mark.parametrize(("redirects", "arrives"), [(10, True), (11, False)])
+def test_as_many_redirects_as_docker_follows(hostile, redirects, arrives):
+    server = hostile(Chain(redirects))
+    asking = client.Client(client.Address.parse(server.origin), None, ssl.create_default_context(), 10)
+    checked = checkup.Checkup(asking, None, "a", lambda _: None)
+    if arrives:
+        assert checked._get("/v2/a/blobs/sha256:0", 1).status == 200
+    else:
+        with pytest.raises(checkup.Fault, match="more than 10 redirects"):
+            checked._get("/v2/a/blobs/sha256:0", 1)
 
 
 def test_a_user_without_rights(hostile, doctor):

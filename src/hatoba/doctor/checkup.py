@@ -40,7 +40,7 @@ _SOON = timedelta(days=14)
 _SPOKEN = {"send", "wait", "read"}
 _GONE = {202, 204, 404}
 _TRIES = 3
-_MOST_REDIRECTS = 5
+_MOST_REDIRECTS = 10  # as Go, and so Docker, has it
 _PAUSE_SECONDS = 1.0
 
 
@@ -311,8 +311,8 @@ class Checkup:
                 answer = self._client.follow(answer, most)
             except (ValueError, ConfigError):
                 raise Fault(culprits.of_no_address(where)) from None
-        else:
-            raise Fault(f"{_MOST_REDIRECTS} redirects for one blob, the last one to {shown(where)}")
+        if answer.status in culprits.REDIRECTS:
+            raise Fault(f"more than {_MOST_REDIRECTS} redirects for one blob, to {shown(answer.header('location'))}")
         if answer.status != HTTPStatus.OK and answer.address.origin != self._address.origin:
             raise Fault(culprits.of_blob_elsewhere(answer))
         return answer

@@ -61,6 +61,8 @@ def of_failure(broken: Broken) -> str:  # noqa: PLR0911  one a rule
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
         return _of_handshake(error, address)
     if broken.phase == "TLS":
+        if isinstance(error, TimeoutError):
+            return f"{address.authority} does not answer a TLS handshake: it speaks something else, or hangs"
         return f"{address.authority} closed the connection at once: port {address.port} does not speak TLS"
     if isinstance(error, TimeoutError):
         if broken.phase == "read":

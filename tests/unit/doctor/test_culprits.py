@@ -144,6 +144,10 @@ class TestFailure:
         assert found
         assert found.isprintable()
 
+    def test_a_silent_port_did_not_close_anything(self):
+        found = culprits.of_failure(Broken("TLS", TimeoutError(), HERE))
+        assert found.startswith("reg.example:8443 does not answer a TLS handshake")
+
 
 def certificate_error(code):
     error = ssl.SSLCertVerificationError(1, "no")
