@@ -79,6 +79,7 @@ class Backup:
         Raises HatobaError when the database is damaged, the older backup holds what this one would undo (it stays, in
         both cases), or a disk fails.
         """
+        progress.begin("database", None)
         await self._to.driver.stale(0)
         async with self._older() as older:
             if older is not None:
