@@ -7,6 +7,7 @@ hatoba's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -16,14 +17,20 @@ from pathlib import Path
 VARIABLE = "REGISTRY_HATOBA_ADDRESSFILE"
 _SECONDS = 8.0
 _REQUEST = b"GET /healthz/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-# Where to knock for every address. "::" is that of both families, and many a container has no ::1.
-REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104
+# Where to knock for every address. "::" is that of both families: many a container has no ::1, and a machine with
+# net.ipv6.bindv6only has nothing at 127.0.0.1.
+_EVERYWHERE = {"0.0.0.0": ("127.0.0.1",), "::": ("127.0.0.1", "::1")}  # noqa: S104
 
 
 def told(address: tuple[str, int] | Path, *, tls: bool = False) -> str:
     """The content of the file: how the server at `address` is reached."""
     where = str(address) if isinstance(address, Path) else f"{address[0]} {address[1]}"
     return f"{'tls' if tls else 'plain'} {where}\n"
+
+
+def reached_at(host: str) -> tuple[str, ...]:
+    """Where a server that listens at `host` is reached from its own machine, the likeliest first."""
+    return _EVERYWHERE.get(host, (host,))
 
 
 def probe(file: Path) -> str:
@@ -43,7 +50,11 @@ def _connected(where: str) -> socket.socket:
         connection.connect(where)
         return connection
     host, port = where.split(" ")
-    return socket.create_connection((REACHED_AT.get(host, host), int(port)), _SECONDS)
+    *others, last = reached_at(host)
+    for other in others:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((other, int(port)), _SECONDS)
+    return socket.create_connection((last, int(port)), _SECONDS)
 
 
 def _encrypted(connection: socket.socket) -> socket.socket:

@@ -103,7 +103,7 @@ class _Worker:
         self._debug = debug
         self._app: App | None = None
         self._quiet: QuietConnections | None = None
-        if isinstance(address, tuple) and _speaks_http2(settings, address):
+        if isinstance(address, tuple) and settings.http.speaks_http2:
             self._quiet = QuietConnections(address[1], _stall_seconds(settings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,18 +161,12 @@ class _Worker:
                         continue
                     writer.close()
                     break
-        how = " (https)" if self._settings.http.tls.certificate else ""
+        how = " (https)" if self._settings.http.encrypted else ""
         structlog.stdlib.get_logger("hatoba").info(f"listening on {_shown(self._address)}{how}")
 
 
 def _stall_seconds(settings: Settings) -> float:
     return settings.hatoba.limits.stalltimeout.total_seconds()
-
-
-def _speaks_http2(settings: Settings, address: Address) -> bool:
-    """Over TLS alone, and where the quiet can be told from the busy: at a port."""
-    http = settings.http
-    return http.tls.certificate is not None and not http.http2.disabled and isinstance(address, tuple)
 
 
 def _workers(settings: Settings, address: Address) -> Workers:
@@ -186,7 +180,7 @@ def _workers(settings: Settings, address: Address) -> Workers:
         workers=settings.hatoba.workers,
         loop=Loops.asyncio,
         # Without a guard of our own a connection that sends nothing would never be timed out by `auto`.
-        http=HTTPModes.auto if _speaks_http2(settings, address) else HTTPModes.http1,
+        http=HTTPModes.auto if settings.http.speaks_http2 else HTTPModes.http1,
         websockets=False,
         backlog=1024,
         # A client takes two descriptors while a blob is sent: the connection's and the file's.
@@ -247,7 +241,7 @@ def _told(settings: Settings, address: Address) -> Iterator[None]:
         yield
         return
     try:
-        file.write_text(health.told(address, tls=settings.http.tls.certificate is not None), "utf-8")
+        file.write_text(health.told(address, tls=settings.http.encrypted), "utf-8")
     except OSError as error:
         structlog.stdlib.get_logger("hatoba").error(
             "hatoba.addressfile cannot be written: health checks will fail", path=str(file), reason=error.strerror
@@ -356,4 +350,8 @@ async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Stre
     if isinstance(address, Path):
         return await asyncio.open_unix_connection(address)
     host, port = address
-    return await asyncio.open_connection(health.REACHED_AT.get(host, host), port)
+    *others, last = health.reached_at(host)
+    for other in others:
+        with contextlib.suppress(OSError):
+            return await asyncio.open_connection(other, port)
+    return await asyncio.open_connection(last, port)

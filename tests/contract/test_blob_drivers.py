@@ -15,7 +15,8 @@ from hatoba.blobs.memory import Memory
 from hatoba.metrics.catalogue import ACTIONS, STORAGE_ACTION
 from hatoba.metrics.cells import Recorder
 from hatoba.oci.digest import Digest
-from hatoba.testing.driver_contract import DriverContract, SharedContract, content_of, publish
+from hatoba.testing.driver_contract import DriverContract, SharedContract
+from hatoba.testing.driver_steps import content_of, publish
 
 BLOB = layout.blob(Digest.of(b"blob"))
 UPLOAD = layout.upload("library/alpine", "id")

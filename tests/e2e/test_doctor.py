@@ -56,10 +56,11 @@ def stack(e2e, tmp_path_factory):
         for name, (upstream, inside, outside) in _proxies(e2e.RECIPE, nginx.folder / "noroom").items():
             chain = chains["right"] if "scheme" in name else None
             port[name] = nginx.add(upstreams[upstream], inside, outside=outside, tls=chain)
-        elsewhere = _elsewhere(nginx, upstreams["relative"])
-        moved = f"if ($request_method = GET) {{ return 307 http://127.0.0.1:{elsewhere}$request_uri; }}"
-        blobs = f"client_max_body_size 0; location ~ /blobs/sha256 {{ {moved} proxy_pass http://UPSTREAM; }}"
-        port["blobs elsewhere"] = nginx.add(upstreams["relative"], e2e.RECIPE, outside=blobs)
+        store = f"http://127.0.0.1:{nginx.add(upstreams['relative'], KNOWS, outside=STRICT)}"
+        for name, (moved, beside) in _moved(store, upstreams["dead"]).items():
+            get = f"if ($request_method = GET) {{ return {moved}; }}"
+            blobs = f"client_max_body_size 0; location ~ ^/v2/.*/blobs/sha256 {{ {get} proxy_pass http://UPSTREAM; }}"
+            port[name] = nginx.add(upstreams["relative"], e2e.RECIPE, outside=f"{beside} {blobs}")
         hang = f"if ($request_method = DELETE) {{ proxy_pass http://{upstreams['silent']}; }}"
         outside = "client_max_body_size 0; limit_rate 2m;"
         port["DELETE hangs"] = nginx.add(upstreams["open"], f"{e2e.RECIPE} {hang}", outside=outside)
@@ -106,11 +107,28 @@ def _serve(e2e, running, folder: Path, name: str, kind: str) -> str:
     return where
 
 
-def _elsewhere(nginx, upstream: str) -> int:
-    """As an object store: it gives blobs to whoever knows where they are, and refuses whoever sends a password."""
-    signed = base64.b64encode(f"bob:{PASSWORD}".encode()).decode()
-    inside = f"proxy_set_header Authorization 'Basic {signed}';"
-    return nginx.add(upstream, inside, outside="if ($http_authorization) { return 400; }")
+# As an object store: it gives blobs to whoever knows where they are, and refuses whoever sends a password.
+STRICT = "if ($http_authorization) { return 400; }"
+KNOWS = f"proxy_set_header Authorization 'Basic {base64.b64encode(f'bob:{PASSWORD}'.encode()).decode()}';"
+
+
+def _moved(store: str, dead: str) -> dict[str, tuple[str, str]]:
+    """Where a GET of a blob is sent, and what is there at the same host."""
+    within = "location ^~ /v2/moved/ { proxy_pass http://UPSTREAM/; }"
+    return {
+        "blobs elsewhere": (f"307 {store}$request_uri", ""),
+        "blobs moved": ("307 $scheme://$http_host/v2/moved$request_uri", within),
+        "blobs moved by a path": ("308 /v2/moved$request_uri", within),
+        "blobs beside": (
+            "302 /store$request_uri",
+            f"location ^~ /store/ {{ {STRICT} {KNOWS} proxy_pass http://UPSTREAM/; }}",
+        ),
+        "blobs in a circle": ("307 $request_uri", ""),
+        "blobs in a file": ("307 file:///etc/passwd", ""),
+        "blobs at a user": (f"307 http://bob@{store.removeprefix('http://')}/", ""),
+        "blobs refused": (f"307 {store}/nothing", ""),
+        "blobs at nobody": (f"307 http://{dead}/blob", ""),
+    }
 
 
 def _proxies(recipe: str, noroom: Path) -> dict[str, tuple[str, str, str]]:
@@ -202,8 +220,11 @@ def faults(output: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["relative", "absolute", "docker", "right", "right absolute", "right docker", "tls right", "blobs elsewhere"],
-)
+    [
+        "relative", "absolute", "docker", "right", "right absolute", "right docker", "tls right", "blobs elsewhere",
+        "blobs moved", "blobs moved by a path", "blobs beside",
+    ],
+)  # fmt: skip
 def test_all_is_well(stack, doctor, name):
     code, output = doctor(name)
     assert (code, faults(output)) == (0, []), output
@@ -242,6 +263,11 @@ CULPRITS = {
     "closes at PATCH": ("push 1 MiB", "closed in the middle of PATCH", "client_body_timeout"),
     "compressed": ("pull 1 MiB", "Content-Encoding gzip"),
     "cut": ("pull 1 MiB", "1 bytes came back"),
+    "blobs in a circle": ("pull 1 MiB", "5 redirects for one blob"),
+    "blobs in a file": ("pull 1 MiB", "Location is no address: file:///etc/passwd"),
+    "blobs at a user": ("pull 1 MiB", "Location is no address: http://bob@"),
+    "blobs refused": ("pull 1 MiB", "404 from http://127.0.0.1:", "where the registry sends clients for its blobs"),
+    "blobs at nobody": ("pull 1 MiB", "connection refused: nothing listens at port"),
     "tls expired": ("TLS", "has expired on 2025-01-01", "clock says"),
     "tls future": ("TLS", "not valid yet, but from 2090-01-01", "clock"),
     "tls name": ("TLS", "not for the name 127.0.0.1", "registry.example.com, other.example.com"),
@@ -417,8 +443,9 @@ def test_tokens(e2e, start, tmp_path):
         server.shutdown()
         thread.join()
     assert (found[PASSWORD].exit_code, faults(found[PASSWORD].output)) == (0, []), found[PASSWORD].output
-    assert "sign-in with Bearer" in found[PASSWORD].output
-    assert (found["guess"].exit_code, "wrong user or password" in found["guess"].output) == (1, True)
+    assert f"sign-in with Bearer at http://127.0.0.1:{server.server_port}/token" in found[PASSWORD].output
+    guessed = faults(found["guess"].output)[0]
+    assert f"wrong user or password, says the token server http://127.0.0.1:{server.server_port}" in guessed
 
 
 def _command(e2e, stack, name, **options):
@@ -433,10 +460,19 @@ def _catalog(e2e, stack, name):
     return httpx.get(f"http://127.0.0.1:{stack.port[name]}/v2/_catalog", auth=("bob", PASSWORD)).json()["repositories"]
 
 
-def test_no_password_on_standard_input(e2e, stack):
-    process = _command(e2e, stack, "right")
-    _, err = process.communicate("", timeout=120)
-    assert (process.returncode, err.startswith("hatoba: there is no password: -p")) == (2, True)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "there is no password: -p"),
+        ({"HATOBA_PASSWORD": ""}, "the password is empty"),
+        ({"HATOBA_PASSWORD": "\udcff"}, "the password is not UTF-8"),
+    ],
+)
+def test_no_password(e2e, stack, options, words):
+    process = _command(e2e, stack, "right", **options)
+    out, err = process.communicate("", timeout=120)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"hatoba: {words}")
 
 
 def test_the_password_on_standard_input(e2e, stack):
@@ -452,7 +488,7 @@ def test_ctrl_c_leaves_nothing_behind(e2e, stack):
     assert any("hatoba-doctor/" in name for name in _catalog(e2e, stack, "slow"))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (1, "interrupted\n")
+    assert (process.returncode, err) == (130, "interrupted\n")
     assert "is empty again" in out
     assert not any("hatoba-doctor/" in name for name in _catalog(e2e, stack, "slow"))
 
@@ -470,7 +506,7 @@ def test_ctrl_c_while_tidying_up_says_what_is_left(e2e, stack):
             out, err = process.communicate(timeout=120)
         finally:
             process.kill()
-    assert (process.returncode, err) == (1, "interrupted\n")
+    assert (process.returncode, err) == (130, "interrupted\n")
     assert f"left  delete       what is in {name}\n" in out
 
 
@@ -495,11 +531,12 @@ def test_nothing_was_left_behind(e2e, stack):
     [
         ["ftp://h"], ["http://"], ["http://bob:pw@h"], ["http://h/?a"], ["http://h:99999"], ["h", "-u", "a:b"],
         ["h", "-u", ""], ["h", "--repository", "UPPER"], ["h", "--ca", "/nonexistent"], ["h", "--ca", "/dev/null"],
-        ["h", "--timeout", "0"], ["h", "--nonsense"], [],
+        ["h", "--timeout", "0"], ["h", "--timeout", "nan"], ["h", "--timeout", "9999"], ["h", "--nonsense"], [],
+        ["h", "-u", "a", "-p", ""], ["h", "-u", "a", "-p", "\udcff"],
     ],
 )  # fmt: skip
 def test_usage(arguments):
-    done = CliRunner().invoke(hatoba_app(), ["doctor", *arguments, *(["-p", PASSWORD] if arguments else [])])
+    done = CliRunner().invoke(hatoba_app(), ["doctor", *(["-p", PASSWORD] if arguments else []), *arguments])
     assert done.exit_code == 2
     assert PASSWORD not in done.output
     assert "Traceback" not in done.output

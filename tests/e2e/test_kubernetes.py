@@ -21,7 +21,8 @@ CHART = DEPLOY / "helm/hatoba"
 OLDEST, NEWEST = "1.25", "1.37"  # the oldest is the chart's
 SECRET = "auth.existingSecret=passwords"
 EVERYTHING = (
-    "ingress.enabled=true", "networkPolicy.enabled=true", "metrics.serviceMonitor.enabled=true",
+    "ingress.enabled=true", "ingress.hosts={one.example.com,two.example.com}", "networkPolicy.enabled=true",
+    "metrics.serviceMonitor.enabled=true",
     "metrics.serviceMonitor.labels.release=prometheus", "tls.existingSecret=certificate", "image.pullSecrets={one,two}",
     "service.type=LoadBalancer", "podLabels.a=b", "podAnnotations.c=d", "nodeSelector.disk=fast", "extraEnv[0].name=TZ",
     "extraEnv[0].value=UTC", "persistence.storageClass=fast", "persistence.annotations.e=f", "config.log.level=debug",
@@ -63,6 +64,16 @@ def template(tool):
         chosen = [part for setting in settings for part in ("--set", setting)]
         done = tool("helm", "template", "r", CHART, "--kube-version", "1.30.0", *chosen, check=check)
         return done.stdout if check else done
+
+    return make
+
+
+@pytest.fixture
+def template_of(tool):
+    """template_of(values) gives what the chart makes of a values file."""
+
+    def make(values):
+        return tool("helm", "template", "r", CHART, "--values", "-", stdin=yaml.safe_dump(values)).stdout
 
     return make
 
@@ -195,10 +206,10 @@ def test_everything_leads_to_the_server(made):
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= names
     assert server(made)["serviceName"] in services
     for ingress in objects(made, "Ingress"):
-        (rule,) = ingress["spec"]["rules"]
-        backend = rule["http"]["paths"][0]["backend"]["service"]
-        assert backend["port"]["name"] in {port["name"] for port in services[backend["name"]]["spec"]["ports"]}
-        assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
+        for rule in ingress["spec"]["rules"]:
+            backend = rule["http"]["paths"][0]["backend"]["service"]
+            assert backend["port"]["name"] in {port["name"] for port in services[backend["name"]]["spec"]["ports"]}
+        assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"] for rule in ingress["spec"]["rules"]]
     for policy in objects(made, "NetworkPolicy"):
         assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels
         assert policy["spec"]["egress"] == []
@@ -238,6 +249,11 @@ def test_a_pod_of_a_test_is_none_of_the_server(template):
         ((SECRET, "workers=0"), "workers"),
         ((SECRET, "runAsUser=0"), "runAsUser"),
         ((SECRET, "persistence.size=lots"), "size"),
+        ((SECRET, "persistence.size=5K"), "size"),
+        ((SECRET, "ingress.hosts={}"), "hosts"),
+        ((SECRET, "metrics.port=5000"), "port"),
+        ((SECRET, "extraEnv[0].name=TZ", "extraEnv[0].value=5"), "extraEnv"),
+        ((SECRET, "podLabels.app\\.kubernetes\\.io/name=x"), "podLabels"),
         ((SECRET, "metrics.serviceMonitor.interval=often"), "interval"),
     ],
 )
@@ -245,6 +261,13 @@ def test_wrong_values_are_refused(template, settings, words):
     done = template(*settings, check=False)
     assert done.returncode != 0
     assert words in done.stderr
+
+
+def test_nobody_is_not_written_as_an_empty_list(tool):
+    """Kubernetes reads it as everybody."""
+    done = tool("helm", "lint", CHART, "--set", SECRET, "--set-json", "networkPolicy.metricsFrom=[]", check=False)
+    assert done.returncode != 0
+    assert "metricsFrom" in done.stdout + done.stderr
 
 
 def test_every_value_is_in_the_schema_and_used():
@@ -265,12 +288,37 @@ def test_every_value_is_in_the_schema_and_used():
 
 def test_names_that_yaml_would_take_for_something_else(template):
     made = template(
-        SECRET, "ingress.enabled=true", "ingress.host=*.example.com", "persistence.storageClass=on",
+        SECRET, "ingress.enabled=true", "ingress.hosts={*.example.com,on}", "persistence.storageClass=on",
         "ingress.tlsSecret=no", "image.tag=1.0",
     )  # fmt: skip
-    assert objects(made, "Ingress")[0]["spec"]["rules"][0]["host"] == "*.example.com"
+    ingress = objects(made, "Ingress")[0]["spec"]
+    assert [rule["host"] for rule in ingress["rules"]] == ingress["tls"][0]["hosts"] == ["*.example.com", "on"]
     assert objects(made, "Ingress")[0]["spec"]["tls"][0]["secretName"] == "no"
     assert server(made)["volumeClaimTemplates"][0]["spec"]["storageClassName"] == "on"
+
+
+@pytest.mark.parametrize("lines", ["  indented:$2y$05$x\nb:y", "a:\"q: #x\\'\n\n", "a:x\r\nb:\ty\n", "ü:x"])
+def test_a_password_file_stays_as_it_is(template_of, lines):
+    (secret,) = objects(template_of({"auth": {"htpasswd": lines}}), "Secret")
+    assert secret["stringData"] == {"htpasswd": lines}
+
+
+def test_large_numbers_stay_numbers(template_of):
+    """A values file has them as floats, which Go writes as 1.00065e+09; OpenShift's users are as large."""
+    config = {"hatoba": {"limits": {"manifest": 8388608}}}
+    made = template_of({"auth": {"anonymous": True}, "runAsUser": 1000650000, "config": config})
+    for _, spec in pods(made):
+        assert repr(spec["securityContext"]["runAsUser"]) == repr(spec["securityContext"]["runAsGroup"]) == "1000650000"
+    assert settings_of(configuration(made)).hatoba.limits.manifest == 8388608
+
+
+def test_nothing_in_config(template):
+    assert settings_of(configuration(template(SECRET, "config=null"))).http.listen == ("", 5000)
+
+
+def test_an_ingress_without_a_certificate_of_its_own(template):
+    (ingress,) = objects(template(SECRET, "ingress.enabled=true", "ingress.tlsSecret="), "Ingress")
+    assert "tls" not in ingress["spec"]
 
 
 def test_the_probes_paths_answer(kustomized, config, serving, free_port, tmp_path, e2e):

@@ -31,31 +31,31 @@ SKIPPED = [
 ]
 BLOCKING = """
 import asyncio, contextlib, time
-from hatoba.blobs import filesystem, folders
+from hatoba.blobs import files, filesystem, folders
 
 async def test_bad_sync(tmp_path):
-    filesystem._fsync_folder(str(tmp_path))
+    files.fsync_folder(str(tmp_path))
 
 async def test_bad_but_caught(tmp_path):
     with contextlib.suppress(Exception):
-        filesystem._fsync_folder(str(tmp_path))
+        files.fsync_folder(str(tmp_path))
 
 async def test_bad_scan(tmp_path):
     folders.remove_older(str(tmp_path), time.time())
 
 async def test_bad_in_a_task(tmp_path):
-    async def work(): filesystem._fsync_folder(str(tmp_path))
+    async def work(): files.fsync_folder(str(tmp_path))
     await asyncio.wait([asyncio.create_task(work())])
 
 async def test_bad_in_a_sync_callback(tmp_path):
-    asyncio.get_running_loop().call_soon(filesystem._remove, str(tmp_path / "x"))
+    asyncio.get_running_loop().call_soon(files.remove, str(tmp_path / "x"))
     await asyncio.sleep(0.01)
 
 def test_good_without_a_loop(tmp_path):
-    filesystem._fsync_folder(str(tmp_path))
+    files.fsync_folder(str(tmp_path))
 
 async def test_good_in_a_thread(tmp_path):
-    await asyncio.to_thread(filesystem._fsync_folder, str(tmp_path))
+    await asyncio.to_thread(files.fsync_folder, str(tmp_path))
 
 async def test_good_stat_and_open_of_the_driver(tmp_path):
     (tmp_path / "x").write_text("the test itself may")
@@ -108,7 +108,7 @@ def test_blocking_the_loop_fails_whoever_catches_it(outcome):
     tests = [f"test_it.py::{name}" for name in re.findall(r"def (test_\w+)", BLOCKING)]
     assert named(printed, "ERROR") == sorted(test for test in tests if "_bad_" in test)
     assert set(named(printed, "PASSED")) >= {test for test in tests if "_good_" in test}
-    assert "os.open on the event loop, in filesystem.py:" in printed
+    assert "os.open on the event loop, in files.py:" in printed
 
 
 def test_a_registry_at_another_address_is_an_option(outcome):

@@ -13,8 +13,8 @@ import hatoba
 from faults.interception import Operation
 
 _SOURCES = Path(hatoba.__file__).parent
-_CALLS = {"fsync", "fdatasync", "_fsync_path", "_fsync_folder", "make_durably"}
-_THROUGH = {"_fsync_path", "_fsync_folder", "make_durably"}  # the place is where these are called
+_CALLS = {"fsync", "fdatasync", "fsync_path", "fsync_folder", "make_durably"}
+_THROUGH = {"fsync_path", "fsync_folder", "make_durably"}  # the place is where these are called
 
 # No part of what clients do, so no run has them: copies that a backup makes, and bad files that are moved away. Their
 # order is tests/unit/blobs' (test_copying, test_filesystem) and tests/unit/cli/test_backup's.

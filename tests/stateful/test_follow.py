@@ -354,6 +354,46 @@ async def test_asking_for_what_is_nowhere_writes_nothing(worker, walk_waits, mon
     monkeypatch.setattr(one.database, "write", write)
     assert (await one("GET", "/v2/team/nowhere/tags/list")).status_code == 404
     assert not written
+    assert not one.app._tree._compared, "or fill the memory with names"
+    assert not one.app._tree._comparing
+
+
+async def test_a_comparison_that_failed_is_made_again(worker, app, kit, walk_waits, monkeypatch):
+    """Else a disk that failed once would hide what Docker's registry was given until the walk comes by."""
+    _first, second = await stopped(worker, "v", "w")
+    (app / "_manifests/tags/v/current/link").write_text(kit.digest_of(second))
+    real, failures = adoption.Adoption.repository, [OSError(5, "Input/output error")]
+
+    async def fail_once(self, name, seen_at):
+        if failures:
+            raise failures.pop()
+        await real(self, name, seen_at)
+
+    monkeypatch.setattr(adoption.Adoption, "repository", fail_once)
+    one = await worker()
+    assert await digest(one, "v") != kit.digest_of(second)
+    assert await digest(one, "v") == kit.digest_of(second)
+
+
+async def test_many_lost_links_are_marked_together(worker, app, kit, walk_waits, monkeypatch):
+    """A transaction for each would be an fsync for each."""
+    tags = [f"v{number}" for number in range(30)]
+    await stopped(worker, *tags)
+    files = [app / f"_manifests/tags/{tag}/current/link" for tag in tags]
+    for file in files:
+        kit.lose(file)
+    one = await worker()
+    marked, real = [], one.database.write
+
+    async def write(work):
+        marked.append(work)
+        return await real(work)
+
+    monkeypatch.setattr(one.database, "write", write)
+    walk_waits.set()
+    await settled(one)
+    assert all(file.exists() for file in files)
+    assert len(marked) < len(tags) / 2
 
 
 async def test_rows_of_a_hatoba_that_knew_no_tree_are_served_at_once(worker, root, app, kit, walk_waits):

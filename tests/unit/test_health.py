@@ -61,7 +61,10 @@ def test_the_status_decides(file, status):
     assert found == ("" if status == 200 else f"answered HTTP/1.0 {status} {http.HTTPStatus(status).phrase}")
 
 
-@pytest.mark.parametrize(("bound", "told"), [("127.0.0.1", "0.0.0.0"), ("127.0.0.1", "::"), ("::1", "::1")])  # noqa: S104
+@pytest.mark.parametrize(
+    ("bound", "told"),
+    [("127.0.0.1", "0.0.0.0"), ("127.0.0.1", "::"), ("::1", "::"), ("::1", "::1"), ("127.0.0.7", "127.0.0.7")],  # noqa: S104
+)
 def test_every_interface_is_reached_over_loopback(file, bound, told):
     try:
         server = on_tcp(bound)

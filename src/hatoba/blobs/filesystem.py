@@ -14,15 +14,15 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
-from hatoba.blobs import copying, folders
+from hatoba.blobs import copying, files, folders
 from hatoba.blobs.driver import BlobReader, BlobWriter, Child, Entry, KeyBusy, KeyMissing, Listed, OutOfSpace, ancestors
-from hatoba.cancellation import outlast
+from hatoba.cancellation import in_thread, outlast
 from hatoba.errors import Unavailable
 
 _P = ParamSpec("_P")
@@ -32,11 +32,7 @@ OWN_FOLDER = "hatoba"
 _THREADS = 16
 _IOV_MAX = 512  # Linux takes 1,024 pieces in one pwritev; half of it is as fast
 _WRITE_BACK_BYTES = 64 * 1024 * 1024  # start the disk early: a final fdatasync of gigabytes would stall the answer
-_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _RESERVE_BYTES = 64 * 1024 * 1024  # uploads leave it free: a database that cannot write cannot delete either
-_READ_ONLY = 0o444
-_WRITABLE = 0o644
 
 
 class Filesystem:
@@ -60,7 +56,7 @@ class Filesystem:
         try:
             found = os.stat(self._path(key))
         except OSError as error:
-            if error.errno in _MISSING:
+            if error.errno in files.MISSING:
                 return None
             raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
         return found.st_size if stat.S_ISREG(found.st_mode) else None
@@ -70,7 +66,7 @@ class Filesystem:
         try:
             found = os.lstat(self._path(key))
         except OSError as error:
-            if error.errno in _MISSING:
+            if error.errno in files.MISSING:
                 return None
             raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
         identity = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
@@ -79,9 +75,9 @@ class Filesystem:
     async def open(self, key: str) -> BlobReader:
         """See `BlobDriver.open`."""
         path = self._path(key)
-        descriptor = _open_for_reading(path)
+        descriptor = files.open_for_reading(path)
         try:
-            with _translated():
+            with files.translated():
                 found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise KeyMissing(key)
@@ -92,11 +88,11 @@ class Filesystem:
 
     async def read(self, key: str, limit: int) -> bytes:
         """See `BlobDriver.read`."""
-        return await self._run(_read_file, self._path(key), limit)
+        return await self._run(files.read, self._path(key), limit)
 
     async def create(self, key: str) -> None:
         """See `BlobDriver.create`."""
-        await self._run(_create, self._path(key))
+        await self._run(files.create, self._path(key))
 
     @contextlib.asynccontextmanager
     async def append(self, key: str) -> AsyncIterator[BlobWriter]:
@@ -114,7 +110,7 @@ class Filesystem:
     async def stage(self, content: bytes) -> str:
         """See `BlobDriver.stage`."""
         name = uuid.uuid4().hex
-        await self._run(_write_durably, str(self._temporary / name), content)
+        await self._run(files.write_durably, str(self._temporary / name), content)
         return f"{OWN_FOLDER}/tmp/{name}"  # noqa: S108  a folder of ours, not the system's
 
     async def prepare(self, key: str) -> None:
@@ -124,24 +120,24 @@ class Filesystem:
     async def publish(self, source: str, key: str) -> None:
         """See `BlobDriver.publish`."""
         target = self._path(key)
-        with _translated():
+        with files.translated():
             os.rename(self._path(source), target)
-            _fsync_folder(os.path.dirname(target))
+            files.fsync_folder(os.path.dirname(target))
 
     async def set_aside(self, key: str, name: str) -> str:
         """See `BlobDriver.set_aside`."""
         aside = f"{OWN_FOLDER}/aside/{name}"
-        with _translated():
+        with files.translated():
             os.makedirs(self._path(os.path.dirname(aside)), exist_ok=True)
             os.rename(self._path(key), self._path(aside))
-            _fsync_folder(self._path(os.path.dirname(aside)))
-            _fsync_folder(self._path(OWN_FOLDER))
-            _fsync_folder(os.path.dirname(self._path(key)))
+            files.fsync_folder(self._path(os.path.dirname(aside)))
+            files.fsync_folder(self._path(OWN_FOLDER))
+            files.fsync_folder(os.path.dirname(self._path(key)))
         return aside
 
     async def remove(self, key: str) -> None:
         """See `BlobDriver.remove`."""
-        await self._run(_remove, self._path(key))
+        await self._run(files.remove, self._path(key))
 
     async def write_link(self, key: str, content: bytes) -> None:
         """See `BlobDriver.write_link`."""
@@ -149,7 +145,7 @@ class Filesystem:
 
     async def make_folder(self, key: str) -> None:
         """See `BlobDriver.make_folder`."""
-        await self._run(_make_folders, self._path(key))
+        await self._run(files.make_folders, self._path(key))
 
     async def remove_tree(self, key: str) -> None:
         """See `BlobDriver.remove_tree`."""
@@ -190,7 +186,7 @@ class Filesystem:
 
     async def read_each(self, keys: Sequence[str], limit: int) -> list[bytes | None]:
         """See `BlobDriver.read_each`."""
-        return await self._run(_read_each, [self._path(key) for key in keys], limit)
+        return await self._run(files.read_each, [self._path(key) for key in keys], limit)
 
     async def changed_at(self, key: str) -> datetime | None:
         """See `BlobDriver.changed_at`."""
@@ -206,7 +202,7 @@ class Filesystem:
         self._pool.shutdown(wait=True)
 
     async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        with _translated():
+        with files.translated():
             return await in_thread(self._pool, function, *args, **kwargs)
 
     def _path(self, key: str) -> str:
@@ -216,25 +212,25 @@ class Filesystem:
         # A folder is durable when its parent is fsynced. The blob's own is always fsynced into its parent, even if it
         # was there: the push that made it may not have come to its fsync. Those above are never removed: once will do.
         above = list(ancestors(key))
-        with _translated():
-            _make_folders(self._path(above[0]))
+        with files.translated():
+            files.make_folders(self._path(above[0]))
             for position, folder in enumerate(above):
                 if position and folder in self._durable:
                     continue
-                _fsync_folder(os.path.dirname(self._path(folder)))
+                files.fsync_folder(os.path.dirname(self._path(folder)))
                 if position:
                     self._durable.add(folder)
 
     def _write_link(self, key: str, content: bytes) -> None:
         path = self._path(key)
         temporary = str(self._temporary / uuid.uuid4().hex)
-        with _translated():
+        with files.translated():
             try:
                 with open(temporary, "xb") as file:
                     file.write(content)
                 for _ in range(3):  # Docker's registry beside us may remove an empty folder in between
                     with contextlib.suppress(FileNotFoundError):
-                        _make_folders(os.path.dirname(path))
+                        files.make_folders(os.path.dirname(path))
                         os.rename(temporary, path)
                         return
                 raise Unavailable("a folder of the repository's tree goes away as soon as it is made")
@@ -248,14 +244,14 @@ class Filesystem:
             copying.sync(self._root)
             return
         above: set[str] = set()
-        with _translated():
+        with files.translated():
             for key in keys:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    _fsync_path(self._path(key))
+                    files.fsync_path(self._path(key))
                 above.update(ancestors(key))
             for folder in sorted(above, key=len, reverse=True):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    _fsync_folder(self._path(folder))
+                    files.fsync_folder(self._path(folder))
 
 
 def _kind(mode: int) -> Literal["file", "symlink", "folder", "other"]:
@@ -279,7 +275,7 @@ class _FileReader:
         descriptor = self._descriptor
         if descriptor is None:
             raise ValueError("the reader is closed")
-        return await in_thread(self._pool, _pread, descriptor, length, offset)
+        return await in_thread(self._pool, files.pread, descriptor, length, offset)
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
@@ -305,7 +301,7 @@ class _FileWriter:
 
     def lock(self) -> None:
         """Take the flock; raises KeyMissing, KeyBusy. A folder, or a file renamed or removed meanwhile, is missing."""
-        descriptor = _open_for_reading(self._path)
+        descriptor = files.open_for_reading(self._path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             there = os.stat(self._path)
@@ -343,7 +339,7 @@ class _FileWriter:
         return await in_thread(self._pool, self._seal)
 
     async def read(self, offset: int, length: int) -> bytes:
-        return await in_thread(self._pool, _pread, self._locked(), length, offset)
+        return await in_thread(self._pool, files.pread, self._locked(), length, offset)
 
     async def stop(self) -> None:
         """Wait for an early sync that a cancelled or failed request left behind."""
@@ -373,9 +369,9 @@ class _FileWriter:
         if self._sealed:
             raise ValueError("the upload is sealed")
         if self._file is None:
-            with _translated():
+            with files.translated():
                 # A closing request that failed after `seal` left the file read-only; this one goes on with it.
-                os.fchmod(self._locked(), _WRITABLE)
+                os.fchmod(self._locked(), files.WRITABLE)
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         return self._file
 
@@ -384,11 +380,11 @@ class _FileWriter:
         if found < size:
             raise KeyMissing(self._path)
         if found > size:
-            with _translated():
+            with files.translated():
                 os.ftruncate(self._writable(), size)
 
     def _room(self) -> int:
-        with _translated():
+        with files.translated():
             found = os.fstatvfs(self._locked())
         return max(0, found.f_bavail * found.f_frsize - _RESERVE_BYTES)
 
@@ -396,25 +392,25 @@ class _FileWriter:
         descriptor = self._writable()
         if self._room() < sum(map(len, chunks)):
             raise OutOfSpace("the disk is full but for the reserve")
-        with _translated():
+        with files.translated():
             for start in range(0, len(chunks), _IOV_MAX):
                 batch = chunks[start : start + _IOV_MAX]
                 length = sum(map(len, batch))
                 written = os.pwritev(descriptor, batch, offset)
                 if written < length:
-                    _pwrite_all(descriptor, b"".join(batch)[written:], offset + written)
+                    files.pwrite_all(descriptor, b"".join(batch)[written:], offset + written)
                 offset += length
 
     def _fdatasync(self) -> None:
         if self._file is not None:
-            with _translated():
+            with files.translated():
                 os.fdatasync(self._file)
 
     def _seal(self) -> int:
         lock = self._locked()
         self._sealed = True
-        with _translated():
-            os.fchmod(lock, _READ_ONLY)
+        with files.translated():
+            os.fchmod(lock, files.READ_ONLY)
             if self._file is not None:
                 os.fsync(self._file)
                 os.close(self._file)
@@ -422,128 +418,3 @@ class _FileWriter:
             else:
                 os.fsync(lock)
         return os.fstat(lock).st_size
-
-
-async def in_thread(pool: ThreadPoolExecutor, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Run `function` on `pool`; a cancelled caller waits for its end first.
-
-    Otherwise a descriptor would be closed, and its number reused, while the thread still writes to it: bytes of one
-    upload landed in another file that way in a trial.
-    """
-    future = asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await outlast(future)
-        raise
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno in _MISSING:
-            raise KeyMissing(error.filename) from error
-        if error.errno in _FULL:
-            raise OutOfSpace from error
-        raise Unavailable(f"the registry's disk fails: {os.strerror(error.errno or 0)}") from error
-
-
-def _make_folders(path: str) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except FileExistsError as error:  # also where the disk cannot say what is there
-        raise Unavailable("a file stands where a folder should be") from error
-
-
-def _open_for_reading(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in _MISSING:
-            raise KeyMissing(path) from None
-        raise Unavailable(f"a file cannot be opened: {os.strerror(error.errno or 0)}") from error
-
-
-def _pread(descriptor: int, length: int, offset: int) -> bytes:
-    try:
-        return os.pread(descriptor, length, offset)
-    except IsADirectoryError:
-        raise KeyMissing from None
-    except OSError as error:
-        raise Unavailable(f"a file cannot be read: {os.strerror(error.errno or 0)}") from error
-
-
-def _pwrite_all(descriptor: int, content: bytes, offset: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def _read_file(path: str, limit: int) -> bytes:
-    descriptor = _open_for_reading(path)
-    try:
-        return _pread(descriptor, limit, 0)
-    finally:
-        os.close(descriptor)
-
-
-def _read_each(paths: list[str], limit: int) -> list[bytes | None]:
-    found: list[bytes | None] = []
-    for path in paths:
-        try:
-            found.append(_read_file(path, limit))
-        except KeyMissing:
-            found.append(None)
-    return found
-
-
-def _create(path: str) -> None:
-    with _translated():
-        _make_folders(os.path.dirname(path))
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE))
-
-
-def _write_durably(path: str, content: bytes) -> None:
-    with _translated():
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE)
-            try:
-                _pwrite_all(descriptor, content, 0)
-                os.fchmod(descriptor, _READ_ONLY)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            raise
-
-
-def _fsync_path(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fsync_folder(path: str) -> None:
-    descriptor = os.open(path or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        os.unlink(path)
-    folder = os.path.dirname(path)
-    if os.path.basename(os.path.dirname(folder)) == "_uploads":
-        with contextlib.suppress(OSError):  # not empty: startedat or hash states are still there
-            os.rmdir(folder)

@@ -6,15 +6,15 @@ Plain functions that may wait for the disk: they run on the driver's threads. A 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hatoba.blobs.driver import Child, Listed
 
-_DEEPEST = 16  # Docker's tree ends at 8 below a repository; a link to a folder above it would never end
+_NOWHERE = {errno.ENOENT, errno.ELOOP}  # gone since, or a link to nothing or to itself
 
 
 def entries(path: str) -> list[tuple[str, bool]]:
@@ -30,39 +30,46 @@ def children(path: str) -> list[Child]:
     """What lies at `path`. Folders are followed through symbolic links, as Docker's registry does, but not up again."""
     try:
         with os.scandir(path) as found:
-            return [Child(_text(entry.name), entry.is_dir() and not _leads_up(entry)) for entry in found]
+            return [Child(_text(entry.name), _is_folder(entry)) for entry in found]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
-def _leads_up(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a link to a folder that it lies in: two of them would make a walk that never ends."""
-    with contextlib.suppress(OSError):  # gone since
-        return entry.is_symlink() and any(os.path.samefile(entry.path, above) for above in Path(entry.path).parents)
-    return False
-
-
 def listed(path: str, key: str) -> list[Listed]:
-    """All files beneath `path`, whose key is `key`."""
-    return list(_listed(path, key, 0))
+    """All files beneath `path`, whose key is `key`; links are followed as by `children`."""
+    found: list[Listed] = []
+    pending = [(path, key)]
+    while pending:
+        path, key = pending.pop()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as inside:
+            for entry in inside:
+                if _is_folder(entry):
+                    pending.append((entry.path, f"{key}/{entry.name}"))
+                elif (met := _met(entry)) is not None:
+                    size = met.st_size if stat.S_ISREG(met.st_mode) else -1
+                    found.append(Listed(_text(f"{key}/{entry.name}"), size, _moment(met.st_mtime_ns)))
+    return found
 
 
-def _listed(path: str, key: str, depth: int) -> Iterator[Listed]:
-    if depth > _DEEPEST:
-        return
+def _met(entry: os.DirEntry[str]) -> os.stat_result | None:
     try:
-        with os.scandir(path) as found:
-            inside = list(found)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in inside:
-        if entry.is_dir():
-            yield from _listed(entry.path, f"{key}/{entry.name}", depth + 1)
-            continue
-        with contextlib.suppress(FileNotFoundError):  # gone since, or a symbolic link to nowhere
-            met = entry.stat()
-            size = met.st_size if stat.S_ISREG(met.st_mode) else -1
-            yield Listed(_text(f"{key}/{entry.name}"), size, _moment(met.st_mtime_ns))
+        return entry.stat()
+    except OSError as error:
+        if error.errno in _NOWHERE:
+            return None
+        raise
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one that it does not lie in: such links would make a walk that never ends."""
+    try:
+        if entry.is_symlink() and any(os.path.samefile(entry.path, above) for above in Path(entry.path).parents):
+            return False
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno in _NOWHERE:
+            return False
+        raise
 
 
 def changed_at(path: str, top: str) -> datetime | None:
@@ -78,14 +85,19 @@ def changed_at(path: str, top: str) -> datetime | None:
 
 def remove_tree(path: str) -> None:
     """End the folder and all in it."""
-    for name, is_folder in entries(path):
-        if is_folder:
-            remove_tree(f"{path}/{name}")
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{path}/{name}")
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        os.rmdir(path)
+    pending, emptied = [path], []
+    while pending:
+        folder = pending.pop()
+        emptied.append(folder)
+        for name, is_folder in entries(folder):
+            if is_folder:
+                pending.append(f"{folder}/{name}")
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{folder}/{name}")
+    for folder in reversed(emptied):  # those inside came after those around them
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.rmdir(folder)
 
 
 def remove_older(folder: str, cutoff: float) -> int:

@@ -5,6 +5,7 @@ Owns where the password comes from and what a person reads. The round itself is 
 
 from __future__ import annotations
 
+import os
 import secrets
 import ssl
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from hatoba.cli.configured import reported
-from hatoba.cli.passwords import read_password
+from hatoba.cli.passwords import ask_password, checked_password, read_password
 from hatoba.config.values import printable
 from hatoba.doctor.checkup import Checkup, Finding
 from hatoba.doctor.client import Address, Client
@@ -22,13 +23,15 @@ from hatoba.errors import ConfigError, NameInvalid
 from hatoba.oci.reference import parse_name
 
 _LONGEST_WAIT = 60
+_PASSWORD_VARIABLE = "HATOBA_PASSWORD"  # noqa: S105  its name
+_INTERRUPTED = 130
 
 _Password = Annotated[
     str | None,
     typer.Option(
         "-p",
         "--password",
-        envvar="HATOBA_PASSWORD",
+        envvar=_PASSWORD_VARIABLE,
         help="The password; better not here, where others on this machine see it, but in the variable, on standard "
         "input or typed in.",
         show_default=False,
@@ -55,13 +58,14 @@ def doctor(  # noqa: PLR0913  as many as there are options
         typer.Option("--repository", metavar="NAME", help="Where to push to.", show_default="hatoba-doctor/RANDOM"),
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=1, help="How long to wait for an answer.")
+        int, typer.Option("--timeout", metavar="SECONDS", min=1, max=3600, help="How long to wait for an answer.")
     ] = _LONGEST_WAIT,
 ) -> None:
     """Try a registry as a client: ping, login, push and pull of an image of 1 and of 30 MiB, delete.
 
-    What is wrong is told in a line each that names the culprit, mostly a setting of the proxy in front. Nothing is left
-    behind, and what could not be deleted is named. Works for other registries too.
+    What is wrong is told in a line each that names the culprit, mostly a setting of the proxy in front. What was pushed
+    is deleted, and what could not be is named; as ever, the bytes stay on the registry's disk until garbage is
+    collected. Works for other registries too.
     """
     with reported():
         address = Address.parse(url)
@@ -73,7 +77,7 @@ def doctor(  # noqa: PLR0913  as many as there are options
             checkup.run()
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
-            raise typer.Exit(1) from None
+            raise typer.Exit(_INTERRUPTED) from None
     found = {0: "all is well", 1: "1 fault"}.get(checkup.faults, f"{checkup.faults} faults")
     typer.echo(f"{address}: {found}")
     if checkup.faults:
@@ -98,15 +102,12 @@ def _name(repository: str | None) -> str:
 def _password(user: str, given: str | None) -> str:
     if not user or ":" in user or not user.isprintable():
         raise ConfigError("the user's name must not be empty nor have a colon")
-    if given is not None:
-        return given
-    if sys.stdin.isatty():
-        typed: str = typer.prompt("Password", hide_input=True, err=True)
-        return typed
-    read = read_password()
-    if not read:
-        raise ConfigError("there is no password: -p, HATOBA_PASSWORD, or a line on standard input")
-    return read
+    password = os.environ.get(_PASSWORD_VARIABLE) if given is None else given  # to Typer an empty variable is none
+    if password is None:
+        password = ask_password() if sys.stdin.isatty() else read_password()
+        if not password:
+            raise ConfigError("there is no password: -p, HATOBA_PASSWORD, or a line on standard input")
+    return checked_password(password)
 
 
 def _context(ca: Path | None, *, insecure: bool) -> ssl.SSLContext:

@@ -33,13 +33,23 @@ Usage:
  -D  Delete the specified user.
  -v  Verify password for the specified user."""
 _FILE, _SYNTAX, _PASSWORD, _TOO_LONG, _BAD_NAME, _BAD_FILE = 1, 2, 3, 5, 6, 7
+_INTERRUPTED = 130
 _OTHER_ALGORITHMS = {"m", "2", "5", "d", "s", "p"}
 _NAME_BYTES, _PASSWORD_BYTES = 255, 72
 _LEAST_COST, _COST, _MOST_COST = 4, 10, 17
 
 
 def main() -> None:
-    """The command; ends with Apache's exit codes."""
+    """The command; ends with Apache's exit codes, and as a shell has it when interrupted."""
+    try:
+        _run()
+    except EOFError:
+        _end(_PASSWORD, "no password was given")
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+
+
+def _run() -> None:
     letters, cost, path, arguments = _asked(sys.argv[1:])
     user = arguments[0]
     try:

@@ -15,7 +15,7 @@ import typer
 
 from hatoba.auth.htpasswd_file import HtpasswdFile
 from hatoba.cli.configured import Config, Root, configuration_file, configure, reported
-from hatoba.cli.passwords import read_password
+from hatoba.cli.passwords import ask_password, read_password
 from hatoba.config.values import printable
 from hatoba.errors import ConfigError, HatobaError
 
@@ -111,5 +111,8 @@ def _chosen(file: Path | None, config: Path | None, root: Path | None) -> Path:
 
 
 def _ask_password() -> str:
-    password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    return password
+    while True:
+        password = ask_password()
+        if ask_password("Repeat: ") == password:
+            return password
+        typer.echo("the two passwords do not match", err=True)

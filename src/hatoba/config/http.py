@@ -144,6 +144,16 @@ class HTTPSettings(Section):
         return parse_address(self.addr)
 
     @property
+    def encrypted(self) -> bool:
+        """Whether hatoba itself speaks TLS."""
+        return self.tls.certificate is not None
+
+    @property
+    def speaks_http2(self) -> bool:
+        """Over TLS alone, and at a port, where the quiet connections can be told from the busy."""
+        return self.encrypted and not self.http2.disabled and self.net != "unix"
+
+    @property
     def socket_path(self) -> Path | None:
         """The socket to listen on when net is unix."""
         return Path(self.addr) if self.net == "unix" else None

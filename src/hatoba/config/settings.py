@@ -85,7 +85,9 @@ class UploadPurgingSettings(Section):
 class ReadonlySettings(Section):
     """`storage.maintenance.readonly`."""
 
-    enabled: bool = Field(default=False, description="Refuse every push and delete.")
+    enabled: bool = Field(
+        default=False, description="Refuse every push and delete. hatoba's own upkeep goes on: links, uploads to purge."
+    )
 
 
 class MaintenanceSettings(Section):

@@ -100,23 +100,13 @@ async def missing(reader: Reader, after: str, limit: int) -> list[BlobRow]:
     return [BlobRow(row[0], row[1], row[2], ready=False) for row in rows]
 
 
-async def listed(reader: Reader, after: str, limit: int) -> list[BlobRow]:
-    """All blobs, in byte order of their digests, after `after`."""
-    rows = await reader.all(
-        "SELECT digest, key, size, state = 'ready' FROM blobs WHERE digest > :after ORDER BY digest LIMIT :limit",
-        after=after,
-        limit=limit,
-    )
-    return [BlobRow(row[0], row[1], row[2], bool(row[3])) for row in rows]
-
-
-async def between(reader: Reader, first: str, after: str, limit: int) -> list[BlobRow]:
-    """Blobs whose digests begin with `first`, in byte order, after `after`."""
+async def listed(reader: Reader, after: str, limit: int, beginning: str = "") -> list[BlobRow]:
+    """Blobs, in byte order of their digests, after `after`; those alone whose digests have this `beginning`."""
     rows = await reader.all(
         "SELECT digest, key, size, state = 'ready' FROM blobs "
-        "WHERE digest > :after AND digest >= :first AND digest < :beyond ORDER BY digest LIMIT :limit",
-        first=first,
-        beyond=f"{first}g",  # behind every hex digit
+        "WHERE digest > :after AND digest >= :beginning AND digest < :beyond ORDER BY digest LIMIT :limit",
+        beginning=beginning,
+        beyond=f"{beginning}~",  # behind every character of a digest
         after=after,
         limit=limit,
     )

@@ -1,6 +1,7 @@
 """The doctor's round: reach, TLS, ping, login, push and pull of two images, delete; each step told as it ends.
 
-Owns the order of things, what counts as a fault, and leaving nothing behind. What is to blame is said by `culprits`.
+Owns the order of things, what counts as a fault, and taking away again what was pushed. What is to blame is said by
+`culprits`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
 from hatoba.doctor import culprits
-from hatoba.doctor.client import Answer, Broken, Call, Client, challenge
+from hatoba.doctor.client import Address, Answer, Broken, Call, Client, NoToken, challenge, is_plain, may_hear
 from hatoba.doctor.culprits import shown
 from hatoba.errors import ConfigError
 from hatoba.oci.descriptor import OCI_MANIFEST
@@ -39,6 +40,7 @@ _SOON = timedelta(days=14)
 _SPOKEN = {"send", "wait", "read"}
 _GONE = {202, 204, 404}
 _TRIES = 3
+_MOST_REDIRECTS = 5
 _PAUSE_SECONDS = 1.0
 
 
@@ -120,8 +122,8 @@ class Checkup:
         except Fault as fault:
             self._complain(str(fault))
             return False
-        except Broken as broken:
-            self._complain(self._of_broken(broken))
+        except (Broken, NoToken) as failure:
+            self._complain(self._why(failure))
             return False
         if self.faults == before and words:
             self._say(Finding("ok", step, words, time.perf_counter() - started))
@@ -137,28 +139,30 @@ class Checkup:
             self._notes.add(text)
             self._say(Finding("note", self._step, text))
 
-    def _of_broken(self, broken: Broken) -> str:
+    def _why(self, broken: Broken | NoToken) -> str:
         """A failure may look like another: what is asked in the wrong scheme mostly hears nothing at all."""
-        silent = isinstance(broken.error, TimeoutError)
-        if self._address.scheme == "http" and broken.phase in _SPOKEN and not silent and self._speaks_tls():
-            return culprits.of_tls(self._address)
+        if isinstance(broken, NoToken):
+            return culprits.of_token_server(broken.answer)
+        silent, where = isinstance(broken.error, TimeoutError), broken.address
+        if where.scheme == "http" and broken.phase in _SPOKEN and not silent and self._speaks_tls(where):
+            return culprits.of_tls(where)
         if isinstance(broken.error, ssl.SSLCertVerificationError):
-            return culprits.of_certificate(broken.error, self._address, *self._certificate())
-        return culprits.of_failure(broken, self._address)
+            return culprits.of_certificate(broken.error, where, *self._certificate(where))
+        return culprits.of_failure(broken)
 
-    def _speaks_tls(self) -> bool:
-        with contextlib.suppress(Broken), self._client.handshake(_unverified()):
+    def _speaks_tls(self, where: Address) -> bool:
+        with contextlib.suppress(Broken), self._client.handshake(_unverified(), where):
             return True
         return False
 
-    def _certificate(self) -> tuple[bytes, list[str]]:
+    def _certificate(self, where: Address) -> tuple[bytes, list[str]]:
         """The certificate that is not accepted, and the names in it, which are told only if its chain is."""
         certificate, names = b"", list[str]()
-        with contextlib.suppress(Broken), self._client.handshake(_unverified()) as connection:
+        with contextlib.suppress(Broken), self._client.handshake(_unverified(), where) as connection:
             certificate = connection.getpeercert(binary_form=True) or b""
         self._client.context.check_hostname = False
         try:
-            with contextlib.suppress(Broken), self._client.handshake() as connection:
+            with contextlib.suppress(Broken), self._client.handshake(address=where) as connection:
                 names = _names(connection)
         finally:
             self._client.context.check_hostname = True
@@ -189,9 +193,13 @@ class Checkup:
         answer = self._client.request(Call("GET", f"{self._address.path}/v2/"))
         signed = answer.status == HTTPStatus.UNAUTHORIZED
         if answer.status != HTTPStatus.OK and not (signed and _is_registry(answer)):
-            if self._address.scheme == "http" and answer.status == HTTPStatus.BAD_REQUEST and self._speaks_tls():
+            if (
+                self._address.scheme == "http"
+                and answer.status == HTTPStatus.BAD_REQUEST
+                and self._speaks_tls(self._address)
+            ):
                 raise Fault(culprits.of_tls(self._address))
-            raise Fault(culprits.of_status(answer, self._address))
+            raise Fault(culprits.of_status(answer))
         kind = answer.header("content-type").partition(";")[0].strip().lower()
         if not _is_registry(answer) and kind != "application/json":
             raise Fault(f"this is no registry: /v2/ is answered with {shown(kind or 'nothing')} by {_server(answer)}")
@@ -206,8 +214,10 @@ class Checkup:
         if self._address.scheme == "http" and not self._address.is_loopback:
             self._note("plain HTTP: passwords go in the clear, and Docker refuses it but for its insecure-registries")
         asked = challenge(answer)
-        sign_in = f"sign-in with {shown(asked[0].capitalize())}" if asked else "no sign-in"
-        return f"a registry, {sign_in}"
+        if asked is None:
+            return "a registry, no sign-in"
+        where = f" at {shown(asked[1].get('realm', ''))}" if asked[0] == "bearer" else ""
+        return f"a registry, sign-in with {shown(asked[0].capitalize())}{where}"
 
     def _check_clock(self, answer: Answer) -> None:
         try:
@@ -234,10 +244,12 @@ class Checkup:
             raise ConfigError("the registry wants a user: hatoba doctor URL -u USER")
         if asked and asked[0] not in {"basic", "bearer"}:
             raise Fault(f"sign-in with {shown(asked[0])} is nothing that Docker's clients know")
+        if asked and asked[0] == "bearer" and not may_hear(asked[1].get("realm", ""), self._address):
+            raise Fault(culprits.of_realm(asked[1].get("realm", "")))
         self._client.sign_in(by_token=asked is not None and asked[0] == "bearer")
         answer = self._client.request(Call("GET", path))
         if answer.status != HTTPStatus.OK:
-            raise Fault(culprits.of_status(answer, self._address))
+            raise Fault(culprits.of_status(answer))
         return f"as {shown(self._user)}"
 
     def _push(self, image: tuple[_Blob, _Blob, str]) -> str:
@@ -285,30 +297,35 @@ class Checkup:
         self._check_content(self._client.request(Call("GET", path, headers=accept)), manifest)
         started = time.perf_counter()
         for blob in (config, layer):
-            path, most = f"{self._repository}/blobs/{blob.digest}", len(blob.body) + 1
-            answer = self._client.request(Call("GET", path, most=most))
-            if answer.status == HTTPStatus.TEMPORARY_REDIRECT:
-                answer = self._follow(answer, most)
-            self._check_content(answer, blob)
+            self._check_content(self._get(f"{self._repository}/blobs/{blob.digest}", len(blob.body) + 1), blob)
         return f"{len(layer.body) / MIB / (time.perf_counter() - started):.0f} MiB/s"
 
-    def _follow(self, answer: Answer, most: int) -> Answer:
-        """The bytes from the object store that keeps them; a redirect within the registry is not one."""
-        where = answer.header("location")
-        try:
-            if urlsplit(where).netloc in {"", self._address.authority}:
-                return answer
-            return self._client.follow(where, most)
-        except (ValueError, ConfigError):
-            raise Fault(f"Location is no address: {shown(where)}") from None
+    def _get(self, path: str, most: int) -> Answer:
+        """A blob, from wherever redirects lead: the registry itself, or the object store that keeps it."""
+        answer = self._client.request(Call("GET", path, most=most))
+        for _ in range(_MOST_REDIRECTS):
+            if answer.status not in culprits.REDIRECTS:
+                break
+            where = self._location(answer)
+            try:
+                answer = self._client.follow(answer, most)
+            except (ValueError, ConfigError):
+                raise Fault(culprits.of_no_address(where)) from None
+        else:
+            raise Fault(f"{_MOST_REDIRECTS} redirects for one blob, the last one to {shown(where)}")
+        if answer.status != HTTPStatus.OK and answer.address.origin != self._address.origin:
+            raise Fault(culprits.of_blob_elsewhere(answer))
+        return answer
 
     # What every answer has to be
 
     def _expect(self, answer: Answer, status: int) -> None:
         if answer.status == HTTPStatus.UNAUTHORIZED and self._user is None:
             raise Fault(f"the registry wants a user for {answer.method}: hatoba doctor URL -u USER")
+        if answer.status == HTTPStatus.UNAUTHORIZED and culprits.spoken(answer):
+            raise Fault(culprits.of_rights(answer))
         if answer.status != status:
-            raise Fault(culprits.of_status(answer, self._address))
+            raise Fault(culprits.of_status(answer))
 
     def _require(self, answer: Answer, name: str) -> bool:
         if not answer.header(name):
@@ -331,20 +348,25 @@ class Checkup:
                 "changes or cuts them, or the disk has lost them"
             )
 
-    def _locate(self, answer: Answer) -> str:
-        """Where Location leads, as a path on this registry; what is wrong with the rest is told, and stops nobody."""
+    @staticmethod
+    def _location(answer: Answer) -> str:
         value = answer.header("location")
         if not value:
             raise Fault(culprits.of_header("Location"))
-        if not value.isascii() or not value.isprintable() or " " in value:
-            raise Fault(f"Location is no address: {shown(value)}")
+        if not is_plain(value):
+            raise Fault(culprits.of_no_address(value))
+        return value
+
+    def _locate(self, answer: Answer) -> str:
+        """Where Location leads, as a path on this registry; what is wrong with the rest is told, and stops nobody."""
+        value = self._location(answer)
         complaint = culprits.of_location(value, answer, self._address)
         if complaint:
             self._complain(complaint)
         try:
             to = urlsplit(urljoin(f"{self._address.origin}{answer.path}", value))
         except ValueError:
-            raise Fault(f"Location is no address: {shown(value)}") from None
+            raise Fault(culprits.of_no_address(value)) from None
         inner = to.path[to.path.find("/v2/") :] if "/v2/" in to.path else to.path
         return f"{self._address.path}{inner}" + (f"?{to.query}" if to.query else "")
 
@@ -370,7 +392,7 @@ class Checkup:
     def _cancel(self, session: str) -> None:
         """End the upload that could not go on, once the registry has noticed that."""
         for _ in range(_TRIES):
-            with contextlib.suppress(Broken):
+            with contextlib.suppress(Broken, NoToken):
                 if self._client.request(Call("DELETE", session)).status in _GONE:
                     return
             time.sleep(_PAUSE_SECONDS)
@@ -382,9 +404,9 @@ class Checkup:
             return False
         try:
             answer = self._client.request(Call("DELETE", path))
-        except Broken as broken:
+        except (Broken, NoToken) as failure:
             self._lost = True
-            self._complain(self._of_broken(broken))
+            self._complain(self._why(failure))
             return False
         if answer.status in _GONE:
             return True
@@ -392,7 +414,7 @@ class Checkup:
         if answer.status == HTTPStatus.METHOD_NOT_ALLOWED and words:
             self._note(f"deleting is switched off there ({words})")
         else:
-            self._complain(culprits.of_status(answer, self._address))
+            self._complain(culprits.of_status(answer))
         return False
 
 

@@ -26,6 +26,7 @@ _VALIDITY = re.compile(
 )
 _PLAIN_TO_TLS = re.compile(rb"HTTP request (was sent )?to (an )?HTTPS", re.IGNORECASE)
 _UNUSUAL = "nothing that a registry answers here"
+REDIRECTS = {301, 302, 303, 307, 308}
 # OpenSSL's error numbers, X509_V_ERR_*.
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _SELF_SIGNED, _SELF_SIGNED_ROOT = 18, 19
@@ -46,13 +47,13 @@ def spoken(answer: Answer) -> str:
     try:
         first = json.loads(answer.body)["errors"][0]
         return shown(f"{first['code']}: {first.get('message', '')}")
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ""
 
 
-def of_failure(broken: Broken, address: Address) -> str:  # noqa: PLR0911  one a rule
+def of_failure(broken: Broken) -> str:  # noqa: PLR0911  one a rule
     """Why there is no answer at all."""
-    error = broken.error
+    error, address = broken.error, broken.address
     if broken.phase == "name":
         return f"the name {address.host} has no address: DNS, /etc/hosts, or a slip of the pen"
     if broken.phase == "connect":
@@ -62,6 +63,8 @@ def of_failure(broken: Broken, address: Address) -> str:  # noqa: PLR0911  one a
     if broken.phase == "TLS":
         return f"{address.authority} closed the connection at once: port {address.port} does not speak TLS"
     if isinstance(error, TimeoutError):
+        if broken.phase == "read":
+            return f"the answer to {broken.method} began, but does not end: a proxy or the line is too slow"
         return f"no answer to {broken.method} in --timeout: the registry hangs, or a proxy keeps requests waiting"
     if broken.phase == "read":
         return _of_cut_answer(error)
@@ -93,7 +96,10 @@ def _of_handshake(error: ssl.SSLError, address: Address) -> str:
     if reason in _NO_COMMON_VERSION:
         return "the server speaks no version of TLS that is safe (1.2 or 1.3): NGINX: ssl_protocols TLSv1.2 TLSv1.3"
     if reason in _WANTS_CLIENT_CERTIFICATE:
-        return "the server wants a certificate of the client, which the doctor has not (NGINX: ssl_verify_client)"
+        return (
+            "the server wants a certificate of the client, which the doctor has not (NGINX: ssl_verify_client; hatoba: "
+            "http.tls.clientcas)"
+        )
     if reason in {"TLSV1_UNRECOGNIZED_NAME", "TLSV1_ALERT_INTERNAL_ERROR"}:
         return f"the server has no certificate for the name {address.host}"
     return f"TLS fails: {shown(reason or str(error))}"
@@ -136,15 +142,15 @@ def _of_cut_answer(error: Exception) -> str:
     )
 
 
-def of_status(answer: Answer, address: Address) -> str:
+def of_status(answer: Answer) -> str:
     """Why an answer is not the one that was hoped for."""
     words = spoken(answer)
-    if answer.status in {301, 302, 303, 307, 308}:
-        return _of_redirect(answer, address)
+    if answer.status in REDIRECTS:
+        return _of_redirect(answer)
     if words or (answer.status == HTTPStatus.METHOD_NOT_ALLOWED and answer.header("docker-distribution-api-version")):
         return _of_registry(answer, words or "no reason given")
     known = {
-        400: _of_bad_request(answer, address),
+        400: _of_bad_request(answer),
         401: "a password of its own is asked for (NGINX: auth_basic): leave sign-in to the registry",
         403: f"{answer.method} is forbidden (NGINX: limit_except, allow, deny)",
         404: "/v2/ must be passed on (NGINX: location /v2/ with proxy_pass)",
@@ -162,9 +168,43 @@ def of_status(answer: Answer, address: Address) -> str:
     return f"{answer.status} from {server} to {answer.method}: {known.get(answer.status, _UNUSUAL)}"
 
 
-def _of_bad_request(answer: Answer, address: Address) -> str:
+def of_rights(answer: Answer) -> str:
+    """Why somebody who has signed in is asked for a password again."""
+    return (
+        f"401 to {answer.method} though the login was right: this user may not do it there, or a proxy drops "
+        f"Authorization for some paths ({spoken(answer)})"
+    )
+
+
+def of_blob_elsewhere(answer: Answer) -> str:
+    """Why a blob is not had from where the registry sends clients for it."""
+    return (
+        f"{answer.status} from {answer.address.origin}, where the registry sends clients for its blobs: that store "
+        "refuses them, or the address that was signed is another (storage.redirect.disable: true in the registry)"
+    )
+
+
+def of_realm(realm: str) -> str:
+    """Why no password goes to a token server."""
+    if not realm:
+        return "the registry does not say where its token server is (WWW-Authenticate without a realm)"
+    return (
+        f"the registry wants the password sent to {shown(realm)}, which is no address with https: its realm must be "
+        "the one that clients reach"
+    )
+
+
+def of_token_server(answer: Answer) -> str:
+    """Why a token server gave no token."""
+    words = f" ({said})" if (said := spoken(answer)) else ""
+    if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return f"wrong user or password, says the token server {answer.address.origin}{words}"
+    return f"the token server {answer.address.origin} gives no token, but {answer.status}{words}"
+
+
+def _of_bad_request(answer: Answer) -> str:
     if _PLAIN_TO_TLS.search(answer.body):
-        return of_tls(address)
+        return of_tls(answer.address)
     if b"SSL certificate" in answer.body:
         return "a certificate of the client is wanted, which the doctor has not (NGINX: ssl_verify_client)"
     return _UNUSUAL
@@ -175,15 +215,23 @@ def of_tls(address: Address) -> str:
     return f"port {address.port} speaks TLS: use https://{address.host}:{address.port}"
 
 
-def _of_redirect(answer: Answer, address: Address) -> str:
-    to = urlsplit(urljoin(f"{address.origin}{answer.path}", answer.header("location")))
+def _of_redirect(answer: Answer) -> str:
+    try:
+        to = urlsplit(urljoin(f"{answer.address.origin}{answer.path}", answer.header("location")))
+    except ValueError:
+        return of_no_address(answer.header("location"))
     where = shown(f"{to.scheme}://{to.netloc}{to.path}")
-    if (address.scheme, to.scheme) == ("http", "https"):
+    if (answer.address.scheme, to.scheme) == ("http", "https"):
         return (
             f"a proxy sends {answer.method} on to https ({answer.status}), where clients make a GET of a POST: use "
             f"https://{shown(to.netloc)}"
         )
     return f"a proxy sends {answer.method} on to {where} ({answer.status}): it must pass /v2/ on instead"
+
+
+def of_no_address(location: str) -> str:
+    """A Location that leads nowhere."""
+    return f"Location is no address: {shown(location)}"
 
 
 def _of_registry(answer: Answer, words: str) -> str:
@@ -204,7 +252,7 @@ def of_location(value: str, answer: Answer, address: Address) -> str | None:
         to = urlsplit(urljoin(f"{address.origin}{answer.path}", value))
         port = to.port or {"http": 80, "https": 443}.get(to.scheme)
     except ValueError:
-        return f"Location is no address: {shown(value)}"
+        return of_no_address(value)
     named = shown(f"{to.scheme}://{to.netloc}")
     if to.hostname != address.host:
         return (

@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import islice
+from itertools import groupby, islice
 from typing import TypeVar
 
 import structlog
@@ -91,6 +91,7 @@ class Adoption:
         self._bytes = 0
         self._counted = (0, 0)
         self._later: list[TreeProblem] = []
+        self._lost: list[MirrorRow] = []  # links to write again, marked in the transaction
         # Blobs of another size than a manifest says; for those that are damaged the size that they should have.
         self._judged: dict[Digest, int | None] = {}
         self._log = structlog.stdlib.get_logger("hatoba.adoption")
@@ -139,6 +140,12 @@ class Adoption:
         later, self._later = self._later, []
         for finding in later:
             self._report(finding)
+        lost, self._lost = self._lost, []
+        for name, links in groupby(sorted(lost, key=_repository), key=_repository):
+            marked = list(links)
+            message = "link files were absent or wrong; writing them again"
+            self._log.warning(message, repository=name, links=len(marked), first=f"{marked[0].kind} {marked[0].name}")
+            await self._links.write(marked)
 
     async def _write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         try:
@@ -382,16 +389,11 @@ class Adoption:
         return await self._driver.stat(key) is not None
 
     async def _write_again(self, name: str, kind: Kind, what: str) -> None:
-        async def mark(transaction: Transaction) -> MirrorRow | None:
-            if await mirror.is_pending(transaction, name, kind, what):
-                return None
-            return await mirror.mark(transaction, name, kind, what, now())
+        async def change(transaction: Transaction, _repository_id: int) -> None:
+            if not await mirror.is_pending(transaction, name, kind, what):
+                self._lost.append(await mirror.mark(transaction, name, kind, what, now()))
 
-        row = await self._write(mark)
-        if row is not None:
-            message = "a link file was absent or wrong; writing it again"
-            self._log.warning(message, repository=name, kind=kind, name=what)
-            await self._links.write([row])
+        await self._change(name, change)
 
     async def _contents(self, batch: Sequence[LinkFile]) -> list[str | None]:
         contents = await self._driver.read_each([link.key for link in batch], _LINK_BYTES)
@@ -469,6 +471,10 @@ def _key(name: str, kind: Kind, what: str) -> str:
         return layout.tag_link(name, what)
     digest = Digest.parse(what)
     return layout.layer_link(name, digest) if kind == "layer" else layout.revision_link(name, digest)
+
+
+def _repository(row: MirrorRow) -> str:
+    return row.repository
 
 
 def _batched(items: Iterable[T]) -> Iterator[list[T]]:

@@ -45,7 +45,8 @@ class Following:
         self._links = links
         self._locks = locks
         self._problem = ""
-        self._compared: dict[str, asyncio.Lock | None] = {}
+        self._compared: set[str] = set()
+        self._comparing: dict[str, asyncio.Lock] = {}
         self._log = structlog.stdlib.get_logger("hatoba.follow")
 
     async def open(self) -> None:
@@ -85,17 +86,18 @@ class Following:
 
     async def compare(self, repository: str) -> None:
         """Before a repository is asked for: take over what others changed in it, unless that has been done."""
-        lock = self._compared.setdefault(repository, asyncio.Lock())
-        if lock is None:
+        if repository in self._compared:
             return
-        async with lock:
-            if await self._look() is None or self._compared.get(repository) is not lock:
-                return
-            try:
-                await self.take_over(repository)
-            except _FAILURES as error:  # who asks hears of it where it matters
-                self._log.error("a repository cannot be compared", repository=repository, reason=_words(error))
-            self._compared[repository] = None
+        try:
+            async with self._comparing.setdefault(repository, asyncio.Lock()):
+                if repository not in self._compared and await self._look() is not None:
+                    await self.take_over(repository)
+                    if await repositories.find(self._database, repository) is not None:  # names may be made up
+                        self._compared.add(repository)
+        except _FAILURES as error:  # who asks hears of it where it matters
+            self._log.error("a repository cannot be compared", repository=repository, reason=_words(error))
+        finally:
+            self._comparing.pop(repository, None)
 
     async def take_over(self, repository: str) -> None:
         """Compare a repository now and take over what others changed in it; raises RegistryError, KeyMissing."""

@@ -36,7 +36,7 @@ async def follow_vanished(database: Database, driver: BlobDriver, seen_at: datet
 
 async def _search(database: Database, driver: BlobDriver, first: str) -> int:
     gone, after = 0, ""
-    while rows := await database.scan(lambda reader, after=after: blobs.between(reader, first, after, _PAGE)):  # type: ignore[misc]
+    while rows := await database.scan(lambda reader, after=after: blobs.listed(reader, after, _PAGE, first)):  # type: ignore[misc]
         absent = [row for row in rows if await driver.stat(row.key) is None]
         if absent:
             gone += await database.write(lambda transaction, absent=absent: _end(transaction, driver, absent))  # type: ignore[misc]

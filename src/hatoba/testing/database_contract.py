@@ -19,9 +19,10 @@ import pytest
 from hatoba.db import repositories
 from hatoba.db.engine import Database, Reader, Transaction, from_micros, migrations, now
 from hatoba.errors import NameUnknown, StartError
-from hatoba.testing.database_rows import RowsContract, UploadRowsContract
+from hatoba.testing.database_rows import RowsContract
 from hatoba.testing.database_tree import TreeRowsContract
 from hatoba.testing.database_walks import WalksContract
+from hatoba.testing.database_work import MirrorRowsContract, UploadRowsContract
 
 _PATIENCE_SECONDS = 20.0
 # Ordered by their UTF-8 bytes. Any collation of a language, and UTF-16 order for the last two, has it otherwise.
@@ -333,5 +334,7 @@ class EngineContract:
         assert await other.all("SELECT number FROM migrations") == []
 
 
-class DatabaseContract(EngineContract, RowsContract, UploadRowsContract, TreeRowsContract, WalksContract):
+class DatabaseContract(
+    EngineContract, RowsContract, MirrorRowsContract, UploadRowsContract, TreeRowsContract, WalksContract
+):
     """Everything that an engine must show."""

@@ -59,10 +59,10 @@ class TreeRowsContract:
         found.append(Digest("sha512", "ab".ljust(128, "0")))
         for digest in found:
             await database.write(lambda t, d=digest: hold_blob(t, "a", d))  # type: ignore[misc]
-        rows = await blobs.between(database, "sha256:ab", "", 10)
+        rows = await blobs.listed(database, "", 10, "sha256:ab")
         assert [row.digest for row in rows] == [str(digest) for digest in found[1:4]]
         assert rows[0].key == f"key/{found[1]}"
-        assert [row.digest for row in await blobs.between(database, "sha256:ab", str(found[1]), 1)] == [str(found[2])]
+        assert [row.digest for row in await blobs.listed(database, str(found[1]), 1, "sha256:ab")] == [str(found[2])]
 
     async def test_blobs_and_bodies_in_use_are_not_given_up(self, database: Database) -> None:
         mine = await database.write(lambda t: hold_blob(t, "a", _LAYER))

@@ -9,59 +9,22 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Coroutine
-from typing import Any, TypeVar
 
 import pytest
 
 from hatoba.blobs import layout
 from hatoba.blobs.driver import BlobDriver, BlobWriter, KeyBusy, KeyMissing
 from hatoba.oci.digest import Digest
+from hatoba.testing.driver_links import LinksContract
 from hatoba.testing.driver_listings import ListingContract
+from hatoba.testing.driver_steps import content_of, driven, keys, move, publish
 
-_T = TypeVar("_T")
 _UPLOAD = layout.upload("library/alpine", "0c5e7d7e-6b39-4a0e-8d2e-3a1f7f1f6a55")
 _SECOND = layout.upload("library/alpine", "7f6f1a3e-1d1c-4c3e-9f0e-5b0a7d9a2a11")
 _LINK = layout.tag_link("library/alpine", "latest")
 _BLOB = layout.blob(Digest.of(b"blob"))
 # What the grammar of names allows and a store may trip over.
 _NAMES = ["a", "a/b", "a-b", "a.b/c__d", "/".join(["x"] * 128), "a" * 255, "v2", "blobs/manifests", "0"]
-
-
-def driven(work: Coroutine[Any, Any, _T]) -> _T:
-    """What `work` returns, and it must not suspend."""
-    try:
-        work.send(None)
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-    work.close()
-    pytest.fail("it suspended")
-
-
-async def move(driver: BlobDriver, source: str, key: str) -> None:
-    """`publish` as a write transaction does it: off the loop, and to its end without suspending."""
-    await asyncio.to_thread(lambda: driven(driver.publish(source, key)))
-
-
-async def publish(driver: BlobDriver, key: str, content: bytes) -> None:
-    """Put `content` at `key`, as a push does."""
-    staged = await driver.stage(content)
-    await driver.prepare(key)
-    await move(driver, staged, key)
-
-
-async def content_of(driver: BlobDriver, key: str) -> bytes:
-    """Everything at `key`, through a reader."""
-    reader = await driver.open(key)
-    try:
-        return await reader.read(0, reader.size + 1)
-    finally:
-        reader.close()
-
-
-async def keys(driver: BlobDriver, prefix: str = "") -> list[str]:
-    """What a walk finds, ordered."""
-    return sorted([key async for key in driver.walk(prefix)])
 
 
 class ReadingContract:
@@ -374,89 +337,6 @@ async def _append_one(writer: BlobWriter, number: int) -> None:
     while await writer.read(size, 1):
         size += 1
     await writer.write(size, [bytes([number])])
-
-
-class LinksContract:
-    """`write_link`, `make_folder`, `remove_tree`, `sync_links`, `walk`: the mirror's small files."""
-
-    async def test_a_link_is_replaced(self, driver: BlobDriver) -> None:
-        for content in (b"sha256:1", b"sha256:22", b""):
-            await driver.write_link(_LINK, content)
-            assert await driver.read(_LINK, 100) == content
-            assert await driver.stat(_LINK) == len(content)
-        assert await keys(driver) == [_LINK]
-
-    async def test_links_at_once(self, driver: BlobDriver) -> None:
-        contents = [f"sha256:{number:064x}".encode() for number in range(100)]
-        await asyncio.gather(*(driver.write_link(_LINK, content) for content in contents))
-        assert await driver.read(_LINK, 100) in contents
-        assert await keys(driver) == [_LINK]
-
-    async def test_a_tree_goes_and_its_neighbours_stay(self, driver: BlobDriver) -> None:
-        gone = [layout.tag_link("a", "v1"), layout.tag_index_link("a", "v1", Digest.of(b"1"))]
-        stay = [layout.tag_link("a", "v10"), layout.tag_link("a/b", "v1"), layout.tag_link("b", "v1")]
-        for key in (*gone, *stay):
-            await driver.write_link(key, b"x")
-        await driver.make_folder(f"{layout.tag('a', 'v1')}/empty")
-        await driver.remove_tree(layout.tag("a", "v1"))
-        assert await keys(driver) == sorted(stay)
-        await driver.remove_tree(layout.tag("a", "v1"))
-        await driver.write_link(gone[0], b"again")
-        assert await driver.read(gone[0], 10) == b"again"
-
-    async def test_syncing_what_is_gone(self, driver: BlobDriver) -> None:
-        await driver.write_link(_LINK, b"x")
-        await driver.make_folder(layout.layers("library/alpine"))
-        await driver.remove_tree(layout.repository("library/alpine"))
-        await driver.sync_links([_LINK, layout.layers("library/alpine"), layout.tag_link("never", "was")])
-        await driver.sync_links([])
-        assert await keys(driver) == []
-
-    async def test_a_folder_may_be_made_twice(self, driver: BlobDriver) -> None:
-        await driver.make_folder(layout.layers("a"))
-        await driver.make_folder(layout.layers("a"))
-        assert await keys(driver) == []
-
-    async def test_a_walk_finds_what_is_under_a_prefix(self, driver: BlobDriver) -> None:
-        links = [layout.tag_link(name, tag) for name in ("a", "a/b", "ab") for tag in ("1", "2")]
-        for key in links:
-            await driver.write_link(key, b"x")
-        await publish(driver, _BLOB, b"blob")
-        assert await keys(driver) == sorted([*links, _BLOB])
-        assert await keys(driver, layout.BLOBS) == [_BLOB]
-        assert await keys(driver, f"/{layout.repository('ab')}/") == sorted(links[4:])
-        assert await keys(driver, layout.repository("a")) == sorted(links[:4])
-        assert await keys(driver, layout.repository("nothing")) == []
-
-    async def test_a_walk_under_a_file_finds_nothing(self, driver: BlobDriver) -> None:
-        await driver.write_link(_LINK, b"x")
-        assert await keys(driver, _LINK) == []
-
-    async def test_a_walk_may_remove_what_it_finds(self, driver: BlobDriver) -> None:
-        for number in range(20):
-            await driver.write_link(layout.tag_link("a", f"v{number}"), b"x")
-        async for key in driver.walk(layout.REPOSITORIES):
-            await driver.remove(key)
-        assert await keys(driver) == []
-
-    async def test_a_walk_never_sees_hatobas_own_folder(self, driver: BlobDriver) -> None:
-        staged = await driver.stage(b"staged")
-        await driver.write_link(layout.tag_link("hatoba", "v1"), b"x")
-        for prefix in ("", "/", "docker"):
-            assert await keys(driver, prefix) == [layout.tag_link("hatoba", "v1")]
-        for prefix in ("hatoba", "/hatoba/", staged.rpartition("/")[0]):
-            assert await keys(driver, prefix) == []
-        await driver.remove(staged)
-
-    async def test_old_temporary_files_go(self, driver: BlobDriver) -> None:
-        staged = [await driver.stage(b"staged") for _ in range(3)]
-        await publish(driver, _BLOB, b"published")
-        assert await driver.stale(3600) == 0
-        assert [await driver.stat(key) for key in staged] == [6, 6, 6]
-        assert await driver.stale(-1) == 3
-        assert [await driver.stat(key) for key in staged] == [None, None, None]
-        assert await driver.stale(-1) == 0
-        assert await content_of(driver, _BLOB) == b"published"
 
 
 class DriverContract(ReadingContract, WritingContract, LinksContract, ListingContract):

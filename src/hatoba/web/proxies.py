@@ -19,7 +19,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 # A host, maybe with a port, as an address may hold it: the group is the port.
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 _HIGHEST_PORT = 65535
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_SCHEMES = {"http", "https"}
+_DEFAULT_PORTS = {"80", "443"}
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+")
 _LONGEST_PREFIX = 255
 # RFC 7239: pairs of a token and a token or quoted string. Benevolent: a value may hold what a token may not, such as
@@ -73,12 +74,12 @@ class Proxies:
         if self._trusts(_peer(request)):
             told = _forwarded(request)[0] if b"forwarded" in request.headers else {}
             words = (told.get("proto", "").lower(), _first(request, "x-forwarded-proto").lower())
-            scheme = next((word for word in words if word in _DEFAULT_PORTS), scheme)
+            scheme = next((word for word in words if word in _SCHEMES), scheme)
             if _is_host(told.get("host", "")):
                 host = told["host"]
             else:
                 named = _first(request, "x-forwarded-host")
-                host = _with_port(named if _is_host(named) else host, scheme, _first(request, "x-forwarded-port"))
+                host = _with_port(named if _is_host(named) else host, _first(request, "x-forwarded-port"))
         return f"{scheme}://{host}" if _is_host(host) else ""
 
     def prefix(self, request: Request) -> str:
@@ -144,10 +145,13 @@ def _is_host(text: str) -> bool:
     return match is not None and (match[1] is None or 0 < int(match[1]) <= _HIGHEST_PORT)
 
 
-def _with_port(host: str, scheme: str, port: str) -> str:
-    """`host` with the port that a proxy names, where `host` has lost its own: NGINX's `$host` is without."""
+def _with_port(host: str, port: str) -> str:
+    """`host` with the port that a proxy names, where `host` has lost its own: NGINX's `$host` is without.
+
+    80 with https says that TLS ends at a proxy in front of the one that wrote the port, and is no port of clients.
+    """
     match = _HOST.fullmatch(host)
-    if match is None or match[1] or not port or port == _DEFAULT_PORTS.get(scheme):
+    if match is None or match[1] or not port or port in _DEFAULT_PORTS:
         return host
     whole = f"{host}:{port}"
     return whole if _is_host(whole) else host

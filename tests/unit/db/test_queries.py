@@ -76,7 +76,6 @@ CONTENT = {
     "tags.last_move": tags.last_move,
     "tags.has_move": lambda on: tags.has_move(on, (1, "a", "latest", str(DIGEST), 0)),
     "tags.delete": lambda on: tags.delete(on, 1, MOVE),
-    "blobs.between": lambda on: blobs.between(on, "sha256:ab", "", 5),
     "blobs.readers": lambda on: blobs.readers(on, DIGEST),
     "blobs.forget": lambda on: blobs.forget(on, DIGEST),
     "manifests.holders": lambda on: manifests.holders(on, DIGEST),

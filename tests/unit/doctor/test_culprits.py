@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hatoba.doctor import culprits
-from hatoba.doctor.client import Address, Answer, Broken, challenge
+from hatoba.doctor.client import Address, Answer, Broken, challenge, may_hear
 from hatoba.errors import ConfigError
 
 HERE = Address("https", "reg.example", 8443)
@@ -24,7 +24,7 @@ def answer(status=202, headers=(), body=b"", method="POST", path="/v2/a/blobs/up
     message = http.client.HTTPMessage()
     for name, value in headers:
         message[name] = value
-    return Answer(method, path, status, message, body, 0.1)
+    return Answer(HERE, method, path, status, message, body, 0.1)
 
 
 class TestAddress:
@@ -110,7 +110,7 @@ class TestStatus:
     )
     def test_one_printable_line(self, status, method, body, text):
         headers = [("server", text), ("location", text), ("docker-distribution-api-version", text)]
-        found = culprits.of_status(answer(status, headers, body, method), HERE)
+        found = culprits.of_status(answer(status, headers, body, method))
         assert found
         assert found.isprintable()
 
@@ -140,7 +140,7 @@ class TestFailure:
         ids=lambda error: type(error).__name__,
     )  # fmt: skip
     def test_one_printable_line(self, phase, error):
-        found = culprits.of_failure(Broken(phase, error, "PATCH"), HERE)
+        found = culprits.of_failure(Broken(phase, error, HERE, "PATCH"))
         assert found
         assert found.isprintable()
 
@@ -187,6 +187,25 @@ class TestCertificate:
 
     def test_times_that_are_none(self):
         assert culprits._validity(validity(b"249902030405Z", b"240102030405Z")) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("realm", "scheme", "may"),
+    [
+        ("https://auth.example/token", "https", True),
+        ("http://auth.example/token", "http", True),
+        ("https://auth.example/token", "http", True),
+        ("http://auth.example/token", "https", False),
+        ("http://reg.example/token", "https", False),
+        ("//auth.example", "https", False),
+        ("https://a:b@auth.example/", "https", False),
+        ("https://auth.example/\r\nX: y", "https", False),
+        ("https://[", "https", False),
+        ("", "https", False),
+    ],
+)
+def test_who_may_hear_the_password(realm, scheme, may):
+    assert may_hear(realm, Address(scheme, "reg.example", 5000)) is may
 
 
 @pytest.mark.parametrize(

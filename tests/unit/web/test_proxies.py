@@ -157,6 +157,8 @@ class TestOrigin:
             (PROXY, {"x-forwarded-port": "8443", "x-forwarded-proto": "https"}, "https://asked.test:8443"),
             (PROXY, {"x-forwarded-port": "443, 80", "x-forwarded-proto": "https"}, "https://asked.test"),
             (PROXY, {"x-forwarded-port": "80"}, "http://asked.test"),
+            # TLS ends in front of the proxy that wrote the port.
+            (PROXY, {"x-forwarded-port": "80", "x-forwarded-proto": "https"}, "https://asked.test"),
             (PROXY, {"x-forwarded-host": "shown.test", "x-forwarded-port": "81"}, "http://shown.test:81"),
             (PROXY, {"x-forwarded-host": "shown.test:80", "x-forwarded-port": "81"}, "http://shown.test:80"),
             (PROXY, {"x-forwarded-host": "[2001:db8::1]", "x-forwarded-port": "81"}, "http://[2001:db8::1]:81"),

@@ -63,5 +63,5 @@ http:
       enabled: true
 {{- end }}
 hatoba:
-  workers: {{ .Values.workers }}
+  workers: {{ int64 .Values.workers }}
 {{- end }}
