@@ -153,6 +153,7 @@ def test_a_backup_is_served_by_hatoba_and_by_dockers_registry(served, hatoba, e2
     )
     server = start(e2e.HATOBA, "serve", config, name="restored").ready()
     assert contents(server.host) == expected
+    assert "this folder is a backup" in server.err
     assert "a hatoba serves it" in hatoba("backup", copy, "--config", path, code=1).stderr
     assert server.stop() == 0
     hatoba("backup", copy, "--config", path)

@@ -19,6 +19,7 @@ import pytest
 
 from hatoba.config.load import load
 from hatoba.db import tree as tree_rows
+from hatoba.errors import InsufficientStorage
 from hatoba.operations.adoption import Adoption
 from hatoba.operations.findings import Report
 from hatoba.operations.tree import TreeProblem
@@ -193,7 +194,8 @@ def check(root):
         checked = Checked()
         verification = Verification(one.database, one.sessions, one.driver, one.mirror, root / "hatoba")
         await verification.run(checked.report, progress or Unseen(), rate, fix=fix, restart=restart)
-        await one.mirror.settle()
+        with contextlib.suppress(InsufficientStorage):
+            await one.mirror.settle()
         return checked
 
     return run

@@ -313,11 +313,15 @@ async def test_a_blob_that_is_pushed_again_while_it_is_read_is_no_finding(filled
 
 
 @pytest.mark.parametrize("fix", [False, True])
-async def test_a_full_disk_hides_no_finding(filled, check, blob_file, monkeypatch, fix):
-    """Nothing can be marked; what is found is said, and the rest is read."""
+async def test_a_full_disk_hides_no_finding(filled, check, blob_file, monkeypatch, fix, kit, root, tree, worker):
+    """Nothing can be marked or mended; what is found is said, and the rest is read."""
     one, layer, manifest, _ = filled
+    for each in (one, await worker()):
+        await each.push_blob(os.urandom(8))  # its link is not settled yet
     for digest in (layer, manifest):
         rotten(blob_file(digest))
+    changed(root, f"DELETE FROM repository_blobs WHERE digest = '{kit.digest_of(b'{}')}'")
+    (tree / "repositories/team/app/_manifests/tags/v/current/link").unlink()
     real = one.database.write
 
     async def full(_work):
@@ -325,11 +329,14 @@ async def test_a_full_disk_hides_no_finding(filled, check, blob_file, monkeypatc
 
     monkeypatch.setattr(one.database, "write", full)
     checked = await check(one, fix=fix)
-    assert {finding.subject for finding in checked.found} == {layer, manifest}
-    assert all("the disk is full" in finding.fix for finding in checked.found)
-    assert checked.report.blobs == 3
+    kinds = ["blob-rotten", "blob-rotten", "link-extra", "link-missing", "reference-missing"]
+    assert sorted(checked.kinds) == kinds
+    rot = [finding for finding in checked.found if finding.kind == "blob-rotten"]
+    assert {finding.subject for finding in rot} == {layer, manifest}
+    assert all("the disk is full" in finding.fix for finding in rot)
+    assert (checked.report.blobs, checked.report.mended) == (5, 0)
     monkeypatch.setattr(one.database, "write", real)
-    assert (await check(one)).kinds == ["blob-rotten"] * 2
+    assert sorted((await check(one)).kinds) == kinds
 
 
 # Manifests and references
@@ -360,6 +367,18 @@ async def test_a_manifest_that_the_database_spoilt_is_not_served(worker, filled,
         await push()
     assert (await one("GET", "/v2/team/app/manifests/v")).content == body
     assert (await check(one)).found == []
+
+
+async def test_a_manifest_that_cannot_be_mended_on_a_full_disk(filled, check, root, monkeypatch):
+    one, *_ = filled
+    changed(root, "UPDATE manifest_bodies SET body = X'00'")
+
+    async def full(_work):
+        raise InsufficientStorage
+
+    monkeypatch.setattr(one.database, "write", full)
+    (finding,) = (await check(one, fix=True)).found
+    assert (finding.kind, finding.mended) == ("manifest-rotten", False)
 
 
 async def test_a_manifest_that_is_right_nowhere(filled, check, root, blob_file):

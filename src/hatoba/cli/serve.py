@@ -18,6 +18,8 @@ from hatoba.cli.identity import serve_as_owner
 from hatoba.config.load import is_loopback
 from hatoba.config.settings import Settings
 from hatoba.errors import ConfigError
+from hatoba.operations import backup_folder
+from hatoba.wiring import parts
 
 _ADMIN = "admin"
 
@@ -66,6 +68,12 @@ def _announce(settings: Settings, made: str | None, *, first_run: bool) -> None:
     addr = settings.http.addr
     if not settings.auth.configured and not is_loopback(addr):
         log.warning("NO AUTHENTICATION: everybody who reaches this address may push and delete", addr=addr)
+    if (root := parts.root_of(settings)) is not None and backup_folder.is_backup(root):
+        log.warning(
+            "this folder is a backup: after a push or a deletion here no other one is made into it; if it is the "
+            "registry from now on, remove hatoba/backup.json",
+            root=str(root),
+        )
     if debug := settings.http.debug.addr:
         shown = settings.http.debug.prometheus.path if settings.http.debug.prometheus.enabled else "none"
         log.info("debug port, without sign-in", addr=debug, metrics=shown)

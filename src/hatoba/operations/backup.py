@@ -15,12 +15,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from hatoba.blobs import copying
 from hatoba.blobs.copying import Copied, Copier, Wanted
 from hatoba.blobs.driver import BlobDriver
-from hatoba.cancellation import outlast
+from hatoba.cancellation import in_thread, outlast
 from hatoba.config.values import printable
 from hatoba.db import blobs, manifests, mirror, tags
 from hatoba.db.blobs import BlobRow
@@ -34,8 +33,6 @@ from hatoba.operations.link_files import Link
 from hatoba.operations.mirror import Mirror
 from hatoba.operations.progress import Progress
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 _PAGE = 200
 _MARKS = 500
 _ROUNDS = 3
@@ -79,6 +76,7 @@ class Backup:
         Raises HatobaError when the database is damaged, the older backup holds what this one would undo (it stays, in
         both cases), or a disk fails.
         """
+        progress.begin("database", None)
         await self._to.driver.stale(0)
         async with self._older() as older:
             if older is not None:
@@ -88,19 +86,19 @@ class Backup:
                 await self._mark_links(copy, older, progress)
                 images = await _images(copy)
         for name in OWN_FILES:
-            await _thread(self._copy_own, name)
-        await _thread(self._to.claim.expect, images)
-        await _thread(self._swap)
+            await in_thread(None, self._copy_own, name)
+        await in_thread(None, self._to.claim.expect, images)
+        await in_thread(None, self._swap)
         with contextlib.closing(self._to.open_database(self._current)) as database:
             await self._write_links(database, progress)
-        await _thread(self._to.claim.finish, report.findings)
+        await in_thread(None, self._to.claim.finish, report.findings)
 
     async def _copy_database(self, older: Database | None, report: Report, progress: Progress) -> Database:
         """Steps 1 and 2. A blob that was collected between the two is no loss: the database is copied again."""
         for left in reversed(range(_ROUNDS)):
             progress.begin("database", None)
             self.there = 0
-            await _thread(_remove_database, self._new)
+            await in_thread(None, _remove_database, self._new)
             await self._database.copy_to(self._new)
             copy = self._to.open_database(self._new)
             try:
@@ -140,7 +138,7 @@ class Backup:
             for lost, why in await _stoppable(copier, wanted):
                 yield str(lost.digest), why
             after = rows[-1].digest
-        await _thread(copying.sync, self._to.root)
+        await in_thread(None, copying.sync, self._to.root)
 
     async def _is_there(self, row: BlobRow, older: Database | None) -> bool:
         """Whether the copy has the file, of the right size, and no check of the copy has found it wrong since."""
@@ -301,15 +299,5 @@ async def _stoppable(copier: Copier, wanted: list[Wanted]) -> list[tuple[Wanted,
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         copier.stop()
-        await outlast(future)
-        raise
-
-
-async def _thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Run `function` on a thread; a cancelled caller waits for its end, for it works on open files."""
-    future = asyncio.get_running_loop().run_in_executor(None, lambda: function(*args, **kwargs))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
         await outlast(future)
         raise

@@ -73,6 +73,11 @@ class Claim:
         _write(self._folder, self._marker)
 
 
+def is_backup(folder: Path) -> bool:
+    """Whether backups are made into this folder, and so what is pushed to it ends that."""
+    return (folder / _MARKER).exists()
+
+
 def refuse_nested(folder: Path, root: Path) -> None:
     """Raise ConfigError when one lies in the other: the copy would be copied, or counted as strange files."""
     target, source = folder.resolve(), root.resolve()

@@ -23,6 +23,7 @@ from hatoba.registry.intake import read_back
 
 _NAMED = 3  # manifests named in a finding
 _AGAIN = 5  # how often a file that changes while it is looked at is looked at anew
+_FULL = "the disk is full, so nothing could be changed: make room and check again"
 _IN_THE_WAY = "a file stands where a folder should be"
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # says nothing about the file
 
@@ -86,15 +87,18 @@ class BlobCheck:
         good = None if row is None else await self._bytes(row, digest)
         used = await self._used(digest)
         meaning = f"the database holds other bytes under this digest, and does not serve them; {used}"
-        if good is None:
-            self._report.add("manifest-rotten", text, meaning, "push it again: its file is not right either")
-        elif not self._fix:
-            self._report.add(
-                "manifest-rotten", text, meaning, "verify --fix takes the bytes from its file; so does a push"
-            )
+        mended = False
+        if good is not None and self._fix:
+            with contextlib.suppress(InsufficientStorage):
+                await self._database.write(lambda transaction: manifests.keep_body(transaction, digest, good))
+                mended = True
+        if mended:
+            fix = "mended: taken from its file"
+        elif good is None:
+            fix = "push it again: its file is not right either"
         else:
-            await self._database.write(lambda transaction: manifests.keep_body(transaction, digest, good))
-            self._report.add("manifest-rotten", text, meaning, "mended: taken from its file", mended=True)
+            fix = _FULL if self._fix else "verify --fix takes the bytes from its file; so does a push"
+        self._report.add("manifest-rotten", text, meaning, fix, mended=mended)
 
     async def _look(self, row: BlobRow, digest: Digest, *, hashing: bool) -> _Seen:
         try:
@@ -190,7 +194,7 @@ class BlobCheck:
     async def _say(self, digest: Digest, seen: _Seen, done: _Done) -> None:
         meaning = f"{seen.meaning}; {await self._used(digest)}"
         if done.aside is None:
-            fix = "the disk is full, so nothing could be changed: make room and check again"
+            fix = _FULL
         elif seen.kind is None and done.fix:
             fix = "mended: served again"
         elif seen.kind is None:

@@ -14,7 +14,7 @@ from hatoba.blobs.driver import BlobDriver, KeyMissing
 from hatoba.db import blobs, mirror, uploads
 from hatoba.db.engine import Database, Transaction, now
 from hatoba.db.mirror import MirrorRow
-from hatoba.errors import Unavailable
+from hatoba.errors import InsufficientStorage, Unavailable
 from hatoba.oci.reference import is_name
 from hatoba.operations import link_files
 from hatoba.operations.findings import Report
@@ -142,16 +142,17 @@ class LinkCheck:
         elif await self._write_again(link, digest):
             self._report.add(kind, key, meaning, "mended: written again", mended=True)
         else:
-            self._report.add(kind, key, meaning, "it cannot be written: look at the folder above it")
+            self._report.add(kind, key, meaning, "it cannot be written: look at the disk, and at the folder above it")
 
     async def _write_again(self, link: Link, digest: str) -> bool:
         async def mark(transaction: Transaction) -> MirrorRow:
             return await mirror.mark(transaction, link.repository, link.kind, link.name, now())
 
-        await self._links.write([await self._database.write(mark)])
-        self._written += 1
-        if self._written % _SETTLE == 0:
-            await self._links.settle()
+        with contextlib.suppress(InsufficientStorage):
+            await self._links.write([await self._database.write(mark)])
+            self._written += 1
+            if self._written % _SETTLE == 0:
+                await self._links.settle()
         return await link.wrong(self._driver, digest) is None
 
     async def _unnamed(self, link: Link, key: str) -> None:
@@ -170,7 +171,9 @@ class LinkCheck:
             await self._stray(key)  # leads nowhere, for anybody
 
     async def _leads(self, link: Link, held: str) -> bool:
-        return await link_files.leads(self._database, self._driver, link, held)
+        with contextlib.suppress(Unavailable):
+            return await link_files.leads(self._database, self._driver, link, held)
+        return True  # nobody can tell: left alone
 
     async def _stray(self, key: str) -> None:
         self._report.strays += 1

@@ -8,6 +8,7 @@ every step, and losing the file costs nothing but time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,7 @@ from hatoba.blobs.driver import BlobDriver
 from hatoba.db import blobs, manifests, mirror, repositories
 from hatoba.db.engine import Database, Reader, Transaction, now
 from hatoba.db.mirror import MirrorRow
-from hatoba.errors import HatobaError, RegistryError
+from hatoba.errors import HatobaError, InsufficientStorage, RegistryError
 from hatoba.oci import manifest
 from hatoba.oci.digest import Digest
 from hatoba.oci.manifest import ParsedManifest
@@ -83,7 +84,8 @@ class Verification:
             if not ours:
                 raise HatobaError("another `hatoba verify` is at work on this registry")
             if fix:
-                await self._links.catch_up()
+                with contextlib.suppress(InsufficientStorage):
+                    await self._links.catch_up()
             progress.begin("database", None)
             await self._check_databases(report)
             pace = Pace(rate, progress)
@@ -97,7 +99,8 @@ class Verification:
             await links.files()
             await links.sessions()
             if fix:
-                await self._links.settle()
+                with contextlib.suppress(InsufficientStorage):  # they stay marked
+                    await self._links.settle()
             report.pending = await self._links.pending(timedelta(0))
             await self._check_blobs(check, progress, restart=restart)
 
@@ -207,7 +210,8 @@ class _References:
 
         lost, marks = await self._database.scan(look), list[MirrorRow]()
         if lost and self._fix:
-            lost, marks = await self._database.write(link)
+            with contextlib.suppress(InsufficientStorage):
+                lost, marks = await self._database.write(link)
             await self._links.write(marks)
         linked = {mark.name for mark in marks}
         for blob in lost:
