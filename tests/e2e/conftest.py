@@ -31,7 +31,7 @@ ENTRYPOINT ["/busybox"]
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    ours = ("REGISTRY_", "DOCKER_", "HATOBA_", "PYTHONPATH")
+    ours = ("REGISTRY_", "DOCKER_", "HATOBA_", "PYTHONPATH", "PYTHONUNBUFFERED")
     return {key: value for key, value in os.environ.items() if not key.startswith(ours)} | extra
 
 

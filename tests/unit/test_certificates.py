@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -149,6 +150,7 @@ def test_a_key_of_another_certificate(settings, tmp_path, small):
     )
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 def test_a_certificate_of_version_1(settings, tmp_path, small):
     """openssl makes such without extensions; rustls and Docker refuse them."""
     (tmp_path / "k").write_bytes(pem(small))

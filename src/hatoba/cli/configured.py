@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,4 +112,14 @@ def reported() -> Iterator[None]:
     except OSError as error:  # results that cannot be written, above all
         where = "" if error.filename is None else f"{printable(str(error.filename))}: "
         typer.echo(f"hatoba: {where}{error.strerror or error}", err=True)
+        if error.filename is None:
+            _give_up_output()
         raise typer.Exit(1) from None
+
+
+def _give_up_output() -> None:
+    """What is still in the buffer would fail once more at the exit, with words and an exit code of Python's own."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
