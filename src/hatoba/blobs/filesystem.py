@@ -222,22 +222,26 @@ class Filesystem:
                     self._durable.add(folder)
 
     def _write_link(self, key: str, content: bytes) -> None:
-        path = self._path(key)
-        temporary = str(self._temporary / uuid.uuid4().hex)
+        # Docker's registry beside us may remove an empty folder in between; and to who clears up after a crash our file
+        # looks old when the clock was set forward.
         with files.translated():
-            try:
-                with open(temporary, "xb") as file:
-                    file.write(content)
-                for _ in range(3):  # Docker's registry beside us may remove an empty folder in between
-                    with contextlib.suppress(FileNotFoundError):
-                        files.make_folders(os.path.dirname(path))
-                        os.rename(temporary, path)
-                        return
-                raise Unavailable("a folder of the repository's tree goes away as soon as it is made")
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            for _ in range(3):
+                with contextlib.suppress(FileNotFoundError):
+                    self._replace(self._path(key), content)
+                    return
+            raise Unavailable("a folder of the repository's tree goes away as soon as it is made")
+
+    def _replace(self, path: str, content: bytes) -> None:
+        temporary = str(self._temporary / uuid.uuid4().hex)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+            files.make_folders(os.path.dirname(path))
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
 
     def _sync_links(self, keys: tuple[str, ...]) -> None:
         if self._at_once:

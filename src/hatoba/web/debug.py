@@ -24,6 +24,8 @@ from hatoba.web import exposition
 
 _HEAD_BYTES = 8192
 _SECONDS = 5.0
+_LAST_SECONDS = 1.0
+_ACCEPTED_SECONDS = 0.02  # until asyncio has made a task of ours of what it accepted
 _MOST_CONNECTIONS = 16
 _SURVEY_SECONDS = 10.0
 _GAP_SECONDS = 0.2  # the text takes 10 ms of a thread: five of them a second are nothing to a worker
@@ -88,10 +90,17 @@ class DebugServer:
             yield
         finally:
             server.close()
-            for task in tuple(self._open):
-                task.cancel()
-            if self._open:
-                await asyncio.wait(tuple(self._open))
+            await self._end()
+
+    async def _end(self) -> None:
+        """Let who was accepted have an answer: whoever replaces this worker would be no reason to miss one."""
+        await asyncio.sleep(_ACCEPTED_SECONDS)
+        if self._open:
+            await asyncio.wait(tuple(self._open), timeout=_LAST_SECONDS)
+        for task in tuple(self._open):
+            task.cancel()
+        if self._open:
+            await asyncio.wait(tuple(self._open))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -232,6 +233,24 @@ async def test_a_link_that_does_not_fit_leaves_the_old_one(driver, monkeypatch, 
         with pytest.raises(OutOfSpace):
             await driver.write_link(LINK, b"sha256:2")
     assert await driver.read(LINK, 100) == b"sha256:1"
+
+
+@pytest.mark.parametrize("away", ["the file", "the folder"])
+async def test_a_link_whose_file_or_folder_went_away_is_written_again(driver, monkeypatch, root, away):
+    """The clock was set forward while old files are cleared; Docker's registry removes empty folders."""
+    real, left = os.rename, [1]
+
+    def rename(source, target):
+        if left:
+            left.pop()
+            Path(source).unlink() if away == "the file" else Path(target).parent.rmdir()
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", rename)
+        await driver.write_link(LINK, b"sha256:1")
+    assert await driver.read(LINK, 100) == b"sha256:1"
+    assert not list((root / "hatoba/tmp").iterdir())
 
 
 async def test_publishing_into_a_folder_that_is_not_there(driver):

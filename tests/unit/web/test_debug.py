@@ -173,3 +173,15 @@ async def test_the_end_does_not_wait_for_clients(board, monkeypatch):
     with contextlib.suppress(ConnectionResetError):
         assert await reader.read() == b""
     writer.close()
+
+
+async def test_whoever_asked_before_the_end_is_answered(board, monkeypatch):
+    """The worker that is replaced, not the one who asks it, is to go."""
+    monkeypatch.setattr(debug, "_GAP_SECONDS", 0.1)
+    port = Port(board)
+    async with DebugServer(port.listener, port.find, port.metrics, "/metrics").running():
+        await port.get("/metrics")
+        asking = asyncio.ensure_future(port.get("/metrics"))
+        await asyncio.sleep(0.05)
+        assert not asking.done()
+    assert (await asking)[0] == 200
