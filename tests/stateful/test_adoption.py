@@ -106,7 +106,7 @@ async def test_what_was_there_is_served_with_its_times_and_no_file_changes(worke
     times = {row[0]: from_micros(row[1]) for row in rows("SELECT name, pushed_at FROM tags WHERE name <> 'other'")}
     assert times == {"latest": LONG_AGO, "old": LONG_AGO - timedelta(days=1)}
     ((pushed, system),) = rows(
-        f"SELECT pushed_at, os FROM manifests JOIN repositories AS r ON r.id = repository_id "
+        f"SELECT m.pushed_at, os FROM manifests AS m JOIN repositories AS r ON r.id = repository_id "
         f"WHERE r.name = '{NAME}' AND digest = '{image.manifest.digest}'"
     )
     assert (from_micros(pushed), system) == (LONG_AGO - timedelta(days=1), "linux")

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from hatoba.db.engine import Reader, Transaction, from_micros
+from hatoba.db.paging import Page, containing, pattern
+
+Sort = Literal["name", "pushed", "size", "tags"]
+_COLUMNS: Mapping[Sort, str] = {"name": "name", "pushed": "pushed_at", "size": "size", "tags": "tags"}
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryRow:
-    """What a listing shows of a repository that holds a manifest. `size` is bytes of the blobs that it may read."""
+    """What a listing shows of a repository that holds a manifest. `size` is bytes of the blobs that it may read.
+
+    `pushed_at` is the time of its last push, of what was deleted since, too.
+    """
 
     name: str
     tags: int
@@ -41,8 +50,7 @@ async def find(reader: Reader, name: str) -> int | None:
 async def catalog(reader: Reader, after: str, limit: int) -> list[str]:
     """Names of repositories with a manifest, in byte order, after `after`."""
     rows = await reader.all(
-        "SELECT name FROM repositories AS r WHERE name > :after "
-        "AND EXISTS (SELECT 1 FROM manifests AS m WHERE m.repository_id = r.id) ORDER BY name LIMIT :limit",
+        "SELECT name FROM repositories WHERE manifests > 0 AND name > :after ORDER BY name LIMIT :limit",
         after=after,
         limit=limit,
     )
@@ -50,22 +58,34 @@ async def catalog(reader: Reader, after: str, limit: int) -> list[str]:
 
 
 async def summaries(reader: Reader, after: str, limit: int) -> list[RepositoryRow]:
-    """The repositories of the catalog with what is in them, in byte order of their names, after `after`.
-
-    Counts the rows of each: no query for a request.
-    """
+    """The repositories of the catalog with what is in them, in byte order of their names, after `after`."""
     rows = await reader.all(
-        "SELECT r.name, (SELECT count(*) FROM tags AS t WHERE t.repository_id = r.id), "
-        "(SELECT count(*) FROM manifests AS m WHERE m.repository_id = r.id), "
-        "(SELECT coalesce(sum(b.size), 0) FROM repository_blobs AS l JOIN blobs AS b ON b.digest = l.digest "
-        "WHERE l.repository_id = r.id), "
-        "(SELECT max(m.pushed_at) FROM manifests AS m WHERE m.repository_id = r.id) "
-        "FROM repositories AS r WHERE r.name > :after "
-        "AND EXISTS (SELECT 1 FROM manifests AS m WHERE m.repository_id = r.id) ORDER BY r.name LIMIT :limit",
+        "SELECT name, tags, manifests, size, pushed_at FROM repositories WHERE manifests > 0 AND name > :after "
+        "ORDER BY name LIMIT :limit",
         after=after,
         limit=limit,
     )
-    return [RepositoryRow(row[0], row[1], row[2], int(row[3]), from_micros(row[4])) for row in rows]
+    return [RepositoryRow(row[0], row[1], row[2], row[3], from_micros(row[4])) for row in rows]
+
+
+async def page(reader: Reader, wanted: Page[Sort]) -> list[RepositoryRow]:
+    """A page of the catalog with what is in each repository."""
+    column = _COLUMNS[wanted.sort]
+    rows = await reader.all(
+        "SELECT name, tags, manifests, size, pushed_at FROM repositories "  # noqa: S608  our own text
+        f"WHERE manifests > 0{wanted.conditions(column, 'name')} ORDER BY {wanted.order(column, 'name')} LIMIT :limit",
+        **wanted.parameters(),
+    )
+    return [RepositoryRow(row[0], row[1], row[2], row[3], from_micros(row[4])) for row in rows]
+
+
+async def count(reader: Reader, text: str = "") -> int:
+    """How many repositories of the catalog have `text` in their names. Looks at each name."""
+    row = await reader.one(
+        f"SELECT count(*) FROM repositories WHERE manifests > 0{containing('name') if text else ''}",  # noqa: S608  our own text
+        pattern=pattern(text),
+    )
+    return 0 if row is None else row[0]
 
 
 async def names(reader: Reader, after: str, limit: int) -> list[str]:

@@ -42,6 +42,7 @@ from hatoba.errors import InsufficientStorage, StartError, Unavailable
 from hatoba.metrics.catalogue import WRITE, WRITE_WAIT
 from hatoba.metrics.cells import Histogram, Recorder
 from hatoba.oci.digest import Digest
+from hatoba.oci.reference import natural_key
 
 T = TypeVar("T")
 _OLDEST = "3.51.3"  # 3.7.0 to 3.51.2 can corrupt a WAL that several processes write
@@ -424,10 +425,15 @@ def check_filesystem(path: Path, mounts: str = "/proc/self/mountinfo") -> None:
         )
 
 
+def _natural_key(*arguments: Any) -> str:
+    return natural_key(str(arguments[0]))
+
+
 def _prepared(connection: apsw.Connection, wanted: Mapping[str, str | int]) -> apsw.Connection:
     """The connection with these settings, each read back; `synchronous` is where SQLite first reads the file."""
     try:
         connection.set_busy_timeout(_BUSY_MILLISECONDS)
+        connection.create_scalar_function("natural_key", _natural_key, 1, deterministic=True)  # a migration asks it
         for name, value in wanted.items():
             if connection.pragma(name) != value:
                 connection.pragma(name, value)

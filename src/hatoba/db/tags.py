@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from hatoba.db.engine import Reader, Row, Transaction, from_micros
+from hatoba.db.paging import Page, containing, pattern
 from hatoba.oci.digest import Digest
+from hatoba.oci.reference import natural_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,22 @@ class TagRow:
     pushed_by: str | None
 
 
+# natural: numbers in names count as such; bytes: as the protocol wants it.
+Sort = Literal["bytes", "natural", "pushed", "size"]
+_COLUMNS: Mapping[Sort, str] = {"bytes": "t.name", "natural": "t.natural", "pushed": "t.pushed_at", "size": "t.size"}
 _SEPARATOR = "\n"  # in no platform: what does not print is not kept
 _NO_PLATFORM = "unknown/"  # what BuildKit calls that of its attestations
 _LISTED = (
     "FROM manifest_references AS c JOIN manifests AS k ON k.repository_id = c.repository_id AND k.digest = c.digest "
     "WHERE c.repository_id = t.repository_id AND c.manifest = t.digest AND c.kind = 'manifest'"
+)
+# As floating point, and bounded: clients choose the sizes in manifests, and their sum may be more than 64 bits hold.
+_SIZE = (
+    "SELECT CAST(min(9e18, CAST(m.total_bytes AS DOUBLE PRECISION) + coalesce((SELECT sum(CAST(k.total_bytes AS "
+    "DOUBLE PRECISION)) FROM manifest_references AS c JOIN manifests AS k ON k.repository_id = c.repository_id "
+    "AND k.digest = c.digest WHERE c.repository_id = m.repository_id AND c.manifest = m.digest "
+    "AND c.kind = 'manifest'), 0)) AS INTEGER) FROM manifests AS m "
+    "WHERE m.repository_id = :repository AND m.digest = :digest"
 )
 
 
@@ -80,31 +95,44 @@ async def targets(reader: Reader, repository_id: int, after: str, limit: int) ->
 
 async def listed(reader: Reader, repository_id: int, after: str, limit: int) -> list[TagRow]:
     """Tags with their manifests, in byte order of their names, after `after`."""
-    # As floating point: clients choose the sizes in manifests, and their sum may be more than 64 bits hold.
+    return await page(reader, repository_id, Page("bytes", limit, after=(after, after)))
+
+
+async def page(reader: Reader, repository_id: int, wanted: Page[Sort]) -> list[TagRow]:
+    """A page of tags with their manifests."""
+    column = _COLUMNS[wanted.sort]
     rows = await reader.all(
-        "SELECT t.name, t.digest, m.media_type, m.artifact_type, m.total_bytes, "  # noqa: S608  our own text
-        f"(SELECT sum(CAST(k.total_bytes AS DOUBLE PRECISION)) {_LISTED}), "
-        f"m.os || '/' || m.architecture, (SELECT string_agg(k.os || '/' || k.architecture, :separator) {_LISTED}), "
-        "t.pushed_at, t.pushed_by "
+        "SELECT t.name, t.digest, m.media_type, m.artifact_type, t.size, m.os || '/' || m.architecture, "  # noqa: S608  our own text
+        f"(SELECT string_agg(k.os || '/' || k.architecture, :separator) {_LISTED}), t.pushed_at, t.pushed_by "
         "FROM tags AS t JOIN manifests AS m ON m.repository_id = t.repository_id AND m.digest = t.digest "
-        "WHERE t.repository_id = :repository AND t.name > :after ORDER BY t.name LIMIT :limit",
+        f"WHERE t.repository_id = :repository{wanted.conditions(column, 't.name')} "
+        f"ORDER BY {wanted.order(column, 't.name')} LIMIT :limit",
         repository=repository_id,
-        after=after,
-        limit=limit,
         separator=_SEPARATOR,
+        **wanted.parameters(),
     )
     return [_tag_row(row) for row in rows]
 
 
+async def count(reader: Reader, repository_id: int, text: str = "") -> int:
+    """How many tags of the repository have `text` in their names. Looks at each name."""
+    row = await reader.one(
+        f"SELECT count(*) FROM tags WHERE repository_id = :repository{containing('name') if text else ''}",  # noqa: S608  our own text
+        repository=repository_id,
+        pattern=pattern(text),
+    )
+    return 0 if row is None else row[0]
+
+
 def _tag_row(row: Row) -> TagRow:
-    name, digest, media_type, artifact_type, own, listed_bytes, platform, platforms, pushed_at, pushed_by = row
+    name, digest, media_type, artifact_type, size, platform, platforms, pushed_at, pushed_by = row
     found = {text for text in (platform, *(platforms or "").split(_SEPARATOR)) if text}
     return TagRow(
         name=name,
         digest=digest,
         media_type=media_type,
         artifact_type=artifact_type,
-        size=own + int(listed_bytes or 0),
+        size=size,
         platforms=tuple(sorted(text for text in found if not text.startswith(_NO_PLATFORM))),
         pushed_at=from_micros(pushed_at),
         pushed_by=pushed_by,
@@ -129,11 +157,12 @@ async def point(transaction: Transaction, repository_id: int, move: Move, digest
         tag=move.tag,
     )
     await transaction.run(
-        "INSERT INTO tags (repository_id, name, digest, pushed_at, pushed_by) "
-        "VALUES (:repository, :tag, :digest, :at, :by) "
-        "ON CONFLICT (repository_id, name) DO UPDATE SET digest = :digest, pushed_at = :at, pushed_by = :by",
+        "INSERT INTO tags (repository_id, name, natural, digest, size, pushed_at, pushed_by) "  # noqa: S608  our own text
+        f"VALUES (:repository, :tag, :natural, :digest, ({_SIZE}), :at, :by) ON CONFLICT (repository_id, name) "
+        "DO UPDATE SET digest = :digest, size = excluded.size, pushed_at = :at, pushed_by = :by",
         repository=repository_id,
         tag=move.tag,
+        natural=natural_key(move.tag),
         digest=digest,
         at=move.at,
         by=move.by,

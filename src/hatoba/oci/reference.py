@@ -23,6 +23,7 @@ _HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]):[0-9]+/", re
 _LONGEST_NAME = 255
 # The fallback tag of the referrers API: spec main cuts the algorithm to 32 and the digest to 64 characters.
 _FALLBACK_ALGORITHM, _FALLBACK_ENCODED = 32, 64
+_NUMBER = re.compile(r"[0-9]+", re.ASCII)
 _NOT_IN_TAGS = re.compile(r"[^a-zA-Z0-9._-]", re.ASCII)
 
 
@@ -84,3 +85,11 @@ def fallback_tag(subject: Digest) -> Tag:
     """The tag under which clients without the referrers API keep the list of `subject`'s referrers."""
     algorithm, encoded = subject.algorithm[:_FALLBACK_ALGORITHM], subject.encoded[:_FALLBACK_ENCODED]
     return Tag(_NOT_IN_TAGS.sub("-", f"{algorithm}-{encoded}"))
+
+
+def natural_key(text: str) -> str:
+    """Text whose byte order is the order that people expect of `text`: v1.9 before v1.10.
+
+    Each number becomes its length, in three digits, and itself without leading zeros. A tag has 128 characters at most.
+    """
+    return _NUMBER.sub(lambda found: f"{len(number := found[0].lstrip('0')):03}{number}", text)

@@ -19,6 +19,7 @@ import pytest
 from hatoba.db import repositories
 from hatoba.db.engine import Database, Reader, Transaction, from_micros, migrations, now
 from hatoba.errors import NameUnknown, StartError
+from hatoba.testing.database_lists import ListsContract
 from hatoba.testing.database_rows import RowsContract
 from hatoba.testing.database_tree import TreeRowsContract
 from hatoba.testing.database_walks import WalksContract
@@ -335,6 +336,6 @@ class EngineContract:
 
 
 class DatabaseContract(
-    EngineContract, RowsContract, MirrorRowsContract, UploadRowsContract, TreeRowsContract, WalksContract
+    EngineContract, RowsContract, ListsContract, MirrorRowsContract, UploadRowsContract, TreeRowsContract, WalksContract
 ):
     """Everything that an engine must show."""

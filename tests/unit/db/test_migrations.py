@@ -221,3 +221,30 @@ async def test_processes_that_migrate_together_do_it_once(open_sqlite, program, 
     await database.migrate()
     assert [other.wait() for other in others] == [0, 0, 0]
     assert await state(database) == FINISHED
+
+
+# What a step makes of rows that are there
+
+
+async def test_counts_of_what_was_there_before_they_were_kept(open_sqlite, monkeypatch):
+    known = migrations("metadata")
+    monkeypatch.setattr(sqlite, "migrations", lambda _folder: known[:3])
+    database = open_sqlite()
+    await database.migrate()
+    rows = (
+        "INSERT INTO repositories VALUES (1, 'app', 0), (2, 'empty', 0);"
+        "INSERT INTO blobs VALUES ('m', 'k', 1, 'ready', 0, 0), ('i', 'k', 1, 'ready', 0, 0);"
+        "INSERT INTO blobs VALUES ('l', 'k', 7, 'ready', 0, 0);"
+        "INSERT INTO manifest_bodies VALUES ('m', x''), ('i', x'');"
+        "INSERT INTO repository_blobs VALUES (1, 'l', 0);"
+        "INSERT INTO manifests (repository_id, digest, media_type, size, total_bytes, pushed_at) "
+        "VALUES (1, 'm', 't', 1, 100, 5), (1, 'i', 't', 1, 20, 9);"
+        "INSERT INTO manifest_references VALUES (1, 'i', 'm', 'manifest'), (1, 'i', 'gone', 'manifest');"
+        "INSERT INTO tags VALUES (1, 'v1.10', 'm', 5, NULL), (1, 'v1.9', 'i', 9, NULL);"
+    )
+    await database.write(lambda transaction: transaction.run(rows))
+    monkeypatch.undo()
+    await database.migrate()
+    counted = await database.all("SELECT name, tags, manifests, size, pushed_at FROM repositories ORDER BY id")
+    assert counted == [("app", 2, 2, 7, 9), ("empty", 0, 0, 0, 0)]
+    assert await database.all("SELECT name, size FROM tags ORDER BY natural") == [("v1.9", 120), ("v1.10", 100)]

@@ -77,7 +77,9 @@ async def test_what_the_engine_finds(database, folder):
     connection = apsw.Connection(str(folder / "metadata.db"))
     connection.pragma("foreign_keys", 0)
     for number in range(150):
-        connection.execute("INSERT INTO tags VALUES (1, ?, 'sha256:0', 0, NULL)", (str(number),))
+        connection.execute(
+            "INSERT INTO tags (repository_id, name, digest, pushed_at) VALUES (1, ?, 'sha256:0', 0)", (str(number),)
+        )
     connection.close()
     found = await database.check()
     assert len(found) == 100

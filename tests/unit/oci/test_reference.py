@@ -11,6 +11,7 @@ from hatoba.oci.digest import Digest
 from hatoba.oci.reference import (
     fallback_tag,
     find_reference,
+    natural_key,
     parse_full,
     parse_name,
     parse_reference,
@@ -258,3 +259,19 @@ def test_a_name_with_its_tag_or_digest(text, name, reference):
 def test_what_names_nothing_in_full(text, error):
     with pytest.raises(error):
         parse_full(text)
+
+
+NUMBERS = st.integers(0, 10**12)
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=20))
+def test_versions_in_the_order_that_people_expect(versions):
+    tags = [f"v{major}.{minor}-alpine" for major, minor in versions]
+    expected = [f"v{major}.{minor}-alpine" for major, minor in sorted(versions)]
+    assert sorted(tags, key=natural_key) == expected
+
+
+def test_numbers_of_any_length_and_with_zeros():
+    tags = ["a", "v", "v0", "v1", "v007", "v10", "v10a", "v" + "9" * 127, "va"]
+    assert sorted(sorted(tags, reverse=True), key=natural_key) == tags
+    assert natural_key("v01") == natural_key("v1"), "names themselves then decide"

@@ -1,11 +1,20 @@
 -- The database metadata as all migrations leave it; read this, not them. A test demands that both are the same.
 -- What hatoba must never lose. Times are INTEGER microseconds UTC; text is compared bytewise.
 
+-- size is bytes of the blobs that it may read, pushed_at the time of its last push.
 CREATE TABLE repositories (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
-  created_at INTEGER NOT NULL
+  created_at INTEGER NOT NULL,
+  tags INTEGER NOT NULL DEFAULT 0,
+  manifests INTEGER NOT NULL DEFAULT 0,
+  size INTEGER NOT NULL DEFAULT 0,
+  pushed_at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX repositories_size ON repositories (size, name) WHERE manifests > 0;
+CREATE INDEX repositories_tags ON repositories (tags, name) WHERE manifests > 0;
+CREATE INDEX repositories_pushed ON repositories (pushed_at, name) WHERE manifests > 0;
+CREATE INDEX repositories_listed ON repositories (name) WHERE manifests > 0;
 
 -- Bytes: where they lie and whether they are there. linked_at is what a collector compares in the same row.
 CREATE TABLE blobs (
@@ -63,16 +72,53 @@ CREATE TABLE manifest_references (
 ) STRICT;
 CREATE INDEX manifest_references_digest ON manifest_references (repository_id, digest, manifest, kind);
 
+-- natural is the name with its numbers comparable as text; size is what the manifest names, of an index also what those
+-- name that it lists.
 CREATE TABLE tags (
   repository_id INTEGER NOT NULL,
   name TEXT NOT NULL,
   digest TEXT NOT NULL,
   pushed_at INTEGER NOT NULL,
   pushed_by TEXT,
+  natural TEXT NOT NULL DEFAULT '',
+  size INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (repository_id, name),
   FOREIGN KEY (repository_id, digest) REFERENCES manifests (repository_id, digest)
 ) STRICT;
 CREATE INDEX tags_digest ON tags (repository_id, digest, name);
+CREATE INDEX tags_natural ON tags (repository_id, natural, name);
+CREATE INDEX tags_size ON tags (repository_id, size, name);
+CREATE INDEX tags_pushed ON tags (repository_id, pushed_at, name);
+
+-- What lists show and sort by is kept in step with the rows that it counts.
+CREATE TRIGGER tags_made AFTER INSERT ON tags BEGIN
+  UPDATE repositories SET tags = tags + 1 WHERE id = new.repository_id;
+END;
+CREATE TRIGGER tags_ended AFTER DELETE ON tags BEGIN
+  UPDATE repositories SET tags = tags - 1 WHERE id = old.repository_id;
+END;
+CREATE TRIGGER manifests_made AFTER INSERT ON manifests BEGIN
+  UPDATE repositories SET manifests = manifests + 1, pushed_at = max(pushed_at, new.pushed_at)
+  WHERE id = new.repository_id;
+END;
+CREATE TRIGGER manifests_pushed AFTER UPDATE OF pushed_at ON manifests BEGIN
+  UPDATE repositories SET pushed_at = max(pushed_at, new.pushed_at) WHERE id = new.repository_id;
+END;
+CREATE TRIGGER manifests_ended AFTER DELETE ON manifests BEGIN
+  UPDATE repositories SET manifests = manifests - 1 WHERE id = old.repository_id;
+END;
+CREATE TRIGGER blobs_linked AFTER INSERT ON repository_blobs BEGIN
+  UPDATE repositories SET size = size + (SELECT b.size FROM blobs AS b WHERE b.digest = new.digest)
+  WHERE id = new.repository_id;
+END;
+CREATE TRIGGER blobs_unlinked AFTER DELETE ON repository_blobs BEGIN
+  UPDATE repositories SET size = size - (SELECT b.size FROM blobs AS b WHERE b.digest = old.digest)
+  WHERE id = old.repository_id;
+END;
+CREATE TRIGGER blobs_resized AFTER UPDATE OF size ON blobs WHEN new.size <> old.size BEGIN
+  UPDATE repositories SET size = size + new.size - old.size
+  WHERE id IN (SELECT l.repository_id FROM repository_blobs AS l WHERE l.digest = new.digest);
+END;
 
 -- Where each tag pointed and when; a null digest is a deletion. Only ever added to.
 CREATE TABLE tag_moves (
