@@ -56,6 +56,18 @@ async def digest(one, reference: str, name: str = "team/app") -> str | None:
     return answer.headers["docker-content-digest"] if answer.status_code == 200 else None
 
 
+def writes_of(one, monkeypatch) -> list:
+    """The transactions that the worker writes from now on."""
+    written, real = [], one.database.write
+
+    async def write(work):
+        written.append(work)
+        return await real(work)
+
+    monkeypatch.setattr(one.database, "write", write)
+    return written
+
+
 async def test_a_repository_is_compared_before_it_is_asked_for(worker, app, kit, walk_waits):
     """Who pulls in the first second after the swap gets what Docker's registry was given last."""
     first, second = await stopped(worker, "v", "w")
@@ -345,13 +357,7 @@ async def test_asking_for_what_is_nowhere_writes_nothing(worker, walk_waits, mon
     """Else strangers could keep the disk busy with it until the walk ends."""
     await stopped(worker, "v")
     one = await worker()
-    written, real = [], one.database.write
-
-    async def write(work):
-        written.append(work)
-        return await real(work)
-
-    monkeypatch.setattr(one.database, "write", write)
+    written = writes_of(one, monkeypatch)
     assert (await one("GET", "/v2/team/nowhere/tags/list")).status_code == 404
     assert not written
     assert not one.app._tree._compared, "or fill the memory with names"
@@ -383,13 +389,7 @@ async def test_many_lost_links_are_marked_together(worker, app, kit, walk_waits,
     for file in files:
         kit.lose(file)
     one = await worker()
-    marked, real = [], one.database.write
-
-    async def write(work):
-        marked.append(work)
-        return await real(work)
-
-    monkeypatch.setattr(one.database, "write", write)
+    marked = writes_of(one, monkeypatch)
     walk_waits.set()
     await settled(one)
     assert all(file.exists() for file in files)

@@ -59,13 +59,7 @@ async def catalog(reader: Reader, after: str, limit: int) -> list[str]:
 
 async def summaries(reader: Reader, after: str, limit: int) -> list[RepositoryRow]:
     """The repositories of the catalog with what is in them, in byte order of their names, after `after`."""
-    rows = await reader.all(
-        "SELECT name, tags, manifests, size, pushed_at FROM repositories WHERE manifests > 0 AND name > :after "
-        "ORDER BY name LIMIT :limit",
-        after=after,
-        limit=limit,
-    )
-    return [RepositoryRow(row[0], row[1], row[2], row[3], from_micros(row[4])) for row in rows]
+    return await page(reader, Page("name", limit, after=(after, after)))
 
 
 async def page(reader: Reader, wanted: Page[Sort]) -> list[RepositoryRow]:
